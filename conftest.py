@@ -23,6 +23,8 @@ MEMORY_LIMIT = 1.5e9
 def pytest_addoption(parser):
     parser.addoption("--record", action="store_true",
                      help="run the pages and record the outputs of their checked cells")
+    parser.addoption("--device", default="cpu",
+                     help="where tests/unit/test_device.py runs the kernels, say cuda")
 
 
 def pytest_collect_file(file_path, parent):

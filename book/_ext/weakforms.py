@@ -7,6 +7,7 @@
 * The directives `ledger`, `errata`, `notation` and `reproducibility` render the appendix from
   the ledger files and from what the pages recorded in this very build.
 """
+import json
 import platform
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 import nbformat
 import pages
 from docutils.statemachine import StringList
+from jupyter_cache import get_cache
 from lecturelib import ledger
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -68,8 +70,19 @@ def appendix_last(app, env, docnames) -> None:
 
 
 def executed(app, docname: str):
+    """The page as executed; MyST-NB writes pages that came from the cache without outputs."""
     path = Path(app.outdir).parent / "jupyter_execute" / f"{docname}.ipynb"
-    return nbformat.read(path, 4) if path.exists() else None
+    if not path.exists():
+        return None
+    notebook = nbformat.read(path, 4)
+    if not any(cell.get("outputs") for cell in notebook.cells):
+        try:
+            _, notebook = get_cache(app.config.nb_execution_cache_path).merge_match_into_notebook(
+                notebook)
+        except KeyError:
+            return None
+        nbformat.write(notebook, path)
+    return notebook
 
 
 def sources(app) -> dict[str, Path]:
@@ -252,6 +265,26 @@ class Reproducibility(Generated):
         return "\n".join(lines)
 
 
+class Benchmarks(Generated):
+    """The committed results of `make bench`, one table a module."""
+
+    def text(self):
+        lines = []
+        for path in sorted((root(self.env.app) / "benchmarks" / "results").glob("*.json")):
+            self.env.note_dependency(str(path))
+            stored = json.loads(path.read_text("utf-8"))
+            m = stored["machine"]
+            where = f"{m['gpu']}, " if m["gpu"] else ""
+            lines += [f"**{path.stem}**: {where}{m['cpu']}, {m['threads']} threads, "
+                      f"torch {m['torch']}, {m['date']}.", ""]
+            rows = [(cell(r["kernel"]), cell(r["ours"]), cell(r["peer"]), f"{r['ratio']:.3g}",
+                     "{:.3g} to {:.3g}".format(*r["spread"]), cell(r["agreement"]))
+                    for r in stored["rows"]]
+            lines += table(("Kernel", "Ours", "Peer or limit", "Ratio", "Spread", "Agreement"),
+                           rows, "26 14 22 9 13 16", "runs")
+        return "\n".join(lines)
+
+
 def setup(app):
     app.add_config_value("lecture_digest", "", "env", str)
     app.connect("config-inited", key_cache, priority=400)
@@ -260,6 +293,6 @@ def setup(app):
     app.connect("env-check-consistency", audit)
     app.connect("build-finished", finish)
     for name, directive in (("ledger", Ledger), ("errata", Errata), ("notation", Notation),
-                            ("reproducibility", Reproducibility)):
+                            ("reproducibility", Reproducibility), ("benchmarks", Benchmarks)):
         app.add_directive(name, directive)
     return {"version": "1", "parallel_read_safe": False}
