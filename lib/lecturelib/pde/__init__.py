@@ -1,0 +1,1 @@
+"""Part I: neural networks for partial differential equations."""

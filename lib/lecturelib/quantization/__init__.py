@@ -1,0 +1,1 @@
+"""Part II: quantizers, and the theory that judges them (pages `quantization/...`)."""
