@@ -2,8 +2,9 @@
 import json
 import os
 import sys
-import tempfile
+import time
 from pathlib import Path
+from queue import Empty
 
 import jupytext
 import nbformat
@@ -43,24 +44,34 @@ def read_reference(path: Path) -> dict:
     """Recorded outputs by source key; ValueError naming the file if it is not one of ours."""
     try:
         stored = json.loads(path.read_text("utf-8"))
-        if stored["format"] > FORMAT:
-            raise ValueError(f"{path}: format {stored['format']} is newer than {FORMAT}; "
-                             "update the book's code")
-        return stored["cells"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged; restore it or run `make record`: {error}") from error
+        newer = stored["format"] > FORMAT
+        if not newer:
+            return {key: {"source": cell["source"], "outputs": nbformat.from_dict(cell["outputs"])}
+                    for key, cell in stored["cells"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path.relative_to(ROOT)}: damaged; restore it or run `make record`: "
+                         f"{error!r}") from error
+    raise ValueError(f"{path.relative_to(ROOT)}: format {stored['format']} is newer than {FORMAT}; "
+                     "update the book's code")
 
 
 class Page(IPyNbFile):
     broken = None
+    nb = None
 
     def collect(self):
         self.page = self.path.relative_to(ROOT / "book").with_suffix("").as_posix()
         self.reference = ROOT / "tests" / "reference" / f"{self.page}.json"
         self.record = self.config.option.record
         self.recorded = {}
-        if self.reference.exists() and not self.record:
-            self.recorded = read_reference(self.reference)
+        try:
+            if fault := pages.unreadable(self.path.read_text("utf-8")):
+                raise ValueError(f"book/{self.page}.md: {fault}")
+            if self.reference.exists() and not self.record:
+                self.recorded = read_reference(self.reference)
+        except ValueError as error:  # an item that fails; a raise here would stop all other pages
+            yield PageUnreadable.from_parent(self, name="unreadable", fault=str(error))
+            return
         self.nb = jupytext.read(self.path, fmt="md:myst")
         self.cells = []
         code = [c for c in self.nb.cells if c.cell_type == "code"]
@@ -72,12 +83,32 @@ class Page(IPyNbFile):
             item.tagged = options["check"]
             options["check"] = item.tagged and not self.record
             stored = self.recorded.get(pages.source_key(cell.source))
-            cell.outputs = nbformat.from_dict(stored["outputs"]) if stored else []
+            cell.outputs = stored["outputs"] if stored else []
             cell.execution_count = 1  # nbval compares nothing where this is None
             self.cells.append(item)
         yield from self.cells
         yield PageReferences.from_parent(self, name="references")
         yield PageLedger.from_parent(self, name="ledger")
+
+    def setup(self):
+        if self.nb is None:
+            return
+        super().setup()
+        wait = self.kernel.await_reply
+
+        def await_reply(msg_id, timeout=None):
+            """nbval's own waits out its whole timeout on a kernel that has died."""
+            end = time.monotonic() + (timeout or float("inf"))
+            while True:
+                try:
+                    return wait(msg_id, timeout=1)
+                except Empty:
+                    if not self.kernel.is_alive():
+                        raise PageError("the kernel died; was there memory enough?") from None
+                    if time.monotonic() > end:
+                        raise
+
+        self.kernel.await_reply = await_reply
 
 
 class PageCell(IPyNbCell):
@@ -91,6 +122,9 @@ class PageCell(IPyNbCell):
                     f"{self.parent.reference.relative_to(ROOT)} has no recorded output for its "
                     "present source: run `make record` and read the difference")
             super().runtest()
+            if self.tagged and not self.outputs():
+                raise PageError(f"cell {self.cell_num} is tagged nbval-check-output, but it has no "
+                                "output to compare: let it print, or take the tag away")
         except BaseException:
             self.parent.broken = self.cell_num
             raise
@@ -121,6 +155,17 @@ class PageItem(pytest.Item):
         return self.path, 0, f"{self.parent.page}::{self.name}"
 
 
+class PageUnreadable(PageItem):
+    """Stands for the cells of a page that cannot be read."""
+
+    def __init__(self, *, fault, **kwargs):
+        super().__init__(**kwargs)
+        self.fault = fault
+
+    def check(self):
+        raise PageError(self.fault)
+
+
 class PageReferences(PageItem):
     def check(self):
         page = self.parent
@@ -142,21 +187,24 @@ def write_reference(path: Path, tagged: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = {key: {"source": item.cell.source, "outputs": item.outputs()}
              for key, item in tagged.items()}
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8",
-                                     suffix=".part") as file:
-        json.dump({"format": FORMAT, "cells": cells}, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-    os.replace(file.name, path)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"format": FORMAT, "cells": cells}, indent=1, ensure_ascii=False)
+                    + "\n", "utf-8")
+    os.replace(part, path)
 
 
 class PageLedger(PageItem):
     def check(self):
         page = self.parent
         scan = pages.scan(page.path.read_text("utf-8"))
+        try:
+            declared = ledger.load(ROOT / "book" / "ledger")
+        except ValueError as error:
+            raise PageError(str(error)) from error
         ran = ledger.outputs_records(out for cell in page.cells for out in cell.outputs())
         faults = [f"{page.page}, line {line}: {what}" for line, what in scan.bare]
         faults += ledger.audit(page.page, [x.name for x in scan.labels],
-                               ledger.load(ROOT / "book" / "ledger"), ran)
+                               declared, ran, scan.claims)
         limit = page.nb.metadata.get("memory_limit", MEMORY_LIMIT)
         faults += [f"{page.page}: peak memory {r['peak_bytes'] / 1e9:.2f} GB is over "
                    f"{limit / 1e9:.1f} GB" for r in ran

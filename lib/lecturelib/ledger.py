@@ -11,6 +11,7 @@ import time
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 
 KEY = "lecturelib"  # where an output's metadata holds a record
@@ -110,15 +111,14 @@ def close(claims: int, seeds: Iterable[int] = (), device: str = "cpu") -> None:
     wanted = set(range(1, claims + 1))
     assert ticked == wanted, f"claims without a tick: {sorted(wanted - ticked)}, " \
                              f"ticks without a claim: {sorted(ticked - wanted)}"
-    import numpy
-    import torch
+    torch = sys.modules.get("torch")  # a page that does without it need not load it
     checks = sum(r["type"] != "claim" for r in _records)
-    versions = {"python": platform.python_version(), "torch": torch.__version__,
-                "numpy": numpy.__version__}
+    versions = {"python": platform.python_version(), "torch": version("torch"),
+                "numpy": version("numpy")}
     _record(f"all {claims} claims of this page ticked, {checks} ledger checks passed",
             type="run", claims=claims, seconds=time.perf_counter() - _start,
             peak_bytes=peak_memory(), seeds=[int(s) for s in seeds], device=str(device),
-            threads=torch.get_num_threads(), versions=versions)
+            threads=torch.get_num_threads() if torch else 1, versions=versions)
 
 
 def records(notebook) -> list[dict]:
@@ -190,11 +190,12 @@ def load(folder) -> list[Entry]:
 
 
 def audit(page: str, labels: Iterable[str], entries: Iterable[Entry],
-          ran: Iterable[dict]) -> list[str]:
+          ran: Iterable[dict], claims: int | None = None) -> list[str]:
     """What is wrong between a page's labels, its ledger entries and the records of its run.
 
     `labels` are those of the displayed equations and theorems in the page's source; `ran` are
-    the records of one execution.  Returns one sentence per fault; an empty list is a pass.
+    the records of one execution; `claims` is the number of claims that the page lists.  Returns
+    one sentence per fault; an empty list is a pass.
     """
     labels, ran = list(labels), list(ran)
     mine = {e.id: e for e in entries if e.page == page}
@@ -218,6 +219,17 @@ def audit(page: str, labels: Iterable[str], entries: Iterable[Entry],
                           "version failing")
         if e.kind == "theorem" and not e.drops.startswith("nothing") and e.id not in counter:
             faults.append(f"{page}: theorem {e.id!r} has no run with a hypothesis dropped")
-    if not any(r["type"] == "run" for r in ran):
+    closed = [r for r in ran if r["type"] == "run"]
+    if not closed:
         faults.append(f"{page}: ledger.close(...) did not run")
+    elif claims is not None and closed[-1]["claims"] != claims:
+        faults.append(f"{page}: lists {claims} claims, but ledger.close(claims="
+                      f"{closed[-1]['claims']}) ran")
     return faults
+
+
+def strays(entries: Iterable[Entry], pages: Iterable[str]) -> list[str]:
+    """One sentence for each entry, not `to come`, of a page that does not exist."""
+    pages = set(pages)
+    return [f"{Path(e.source).name}: entry {e.id!r} is of {e.page!r}, and there is no such page"
+            for e in entries if e.verdict != "to come" and e.page not in pages]
