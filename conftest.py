@@ -116,7 +116,8 @@ class PageCell(IPyNbCell):
         if self.parent.broken is not None:
             pytest.skip(f"cell {self.parent.broken} of this page failed")
         try:
-            if self.options["check"] and pages.source_key(self.cell.source) not in self.parent.recorded:
+            key = pages.source_key(self.cell.source)
+            if self.options["check"] and key not in self.parent.recorded:
                 raise PageError(
                     f"cell {self.cell_num} is tagged nbval-check-output, but "
                     f"{self.parent.reference.relative_to(ROOT)} has no recorded output for its "

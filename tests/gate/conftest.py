@@ -35,9 +35,16 @@ def warm(built, tmp_path):
     return built.copy(tmp_path / "small")
 
 
-@pytest.fixture(scope="session")
-def outcomes(request, small, built, tmp_path_factory):
-    """Runs every selected fault ahead, two at a time; `outcomes[fault, how]` waits for one."""
+@pytest.fixture(scope="session", autouse=True)
+def outcomes(request, tmp_path_factory):
+    """Runs the selected faults, two at a time, from the first test on, while the others have their
+    turn; `outcomes(fault, how)` waits for one."""
+    wanted = [(item.callspec.params["fault"], item.callspec.params["how"])
+              for item in request.session.items if "how" in getattr(item, "fixturenames", ())]
+    if not wanted:
+        yield None
+        return
+    small, built = request.getfixturevalue("small"), request.getfixturevalue("built")
     folder = tmp_path_factory.mktemp("faults")
 
     def run(fault, how):
@@ -48,9 +55,6 @@ def outcomes(request, small, built, tmp_path_factory):
         return {"html": book.html, "pytest": book.test,
                 "static": lambda: book.test("tests/book")}[how]()
 
-    wanted = [(item.callspec.params["fault"], item.callspec.params["how"])
-              for item in request.session.items
-              if "outcomes" in item.fixturenames and hasattr(item, "callspec")]
     with ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2)) as pool:
         started = {(fault.name, how): pool.submit(run, fault, how) for fault, how in wanted}
         yield lambda fault, how: started[fault.name, how].result()

@@ -48,8 +48,8 @@ def test_the_rest_is_left_alone(text):
 
 def test_names_are_found_wherever_they_are_given():
     text = ("(sec-a)=\n# A\n```{exercise-start} E\n:label: ex-a\n```\n```{exercise-end}\n```\n"
-            "```{code-cell} ipython3\n---\nmystnb:\n  figure:\n    name: fig-a\n---\nname: int = 1\n"
-            "```\n```{figure} a.svg\n:name: fig-b\n```\n$$0 = 0$$ (eq-a)\n")
+            "```{code-cell} ipython3\n---\nmystnb:\n  figure:\n    name: fig-a\n---\n"
+            "name: int = 1\n```\n```{figure} a.svg\n:name: fig-b\n```\n$$0 = 0$$ (eq-a)\n")
     assert [x.name for x in pages.scan(text).names] == ["sec-a", "ex-a", "fig-a", "fig-b", "eq-a"]
 
 

@@ -23,7 +23,10 @@ def whole(name: str, value, least: int) -> int:
 
 def positive(name: str, value) -> float:
     """Return `value` as a float if it is finite and positive."""
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = float("nan")
     if not 0 < number < float("inf"):
         raise ValueError(f"{name} must be positive and finite; got {value!r}")
     return number

@@ -30,7 +30,7 @@ def neumann_laplacian(u: torch.Tensor, d: int = 1, out: torch.Tensor | None = No
     Parameters
     ----------
     u : floating tensor `(..., n, …, n)` of values at cell centers.
-    out : tensor of the same shape for the result; must not be `u`.
+    out : tensor of the same shape, dtype and device for the result; must not share memory with `u`.
 
     Raises ValueError if the last `d` axes differ in length, are shorter than 2, or u is not finite.
 
@@ -38,9 +38,7 @@ def neumann_laplacian(u: torch.Tensor, d: int = 1, out: torch.Tensor | None = No
     tensor([-9., 18., -9.])
     """
     n = _length(u, d, 2)
-    if out is u:
-        raise ValueError("out must be another tensor than u")
-    out = torch.zeros_like(u) if out is None else out.zero_()
+    out = torch.zeros_like(u) if out is None else _other(out, u).zero_()
     for axis in range(-d, 0):
         flux = torch.diff(u, dim=axis).mul_(n * n)
         out.narrow(axis, 0, n - 1).sub_(flux)
@@ -123,6 +121,14 @@ def difference_norm(u: torch.Tensor, d: int = 1) -> torch.Tensor:
     total = sum(torch.diff(u, dim=axis).square().sum(dim=tuple(range(-d, 0)))
                 for axis in range(-d, 0))
     return (total * float(n) ** (2 - d)).sqrt()
+
+
+def _other(out, u) -> torch.Tensor:
+    if not isinstance(out, torch.Tensor) or (out.shape, out.dtype, out.device) != (u.shape, u.dtype, u.device):
+        raise ValueError(f"out must have the shape, dtype and device of u: {tuple(u.shape)}, {u.dtype}, {u.device}")
+    if u.numel() and out.untyped_storage().data_ptr() == u.untyped_storage().data_ptr():
+        raise ValueError("out must not share memory with u")
+    return out
 
 
 def _side(n: int, bc: str) -> int:

@@ -17,7 +17,11 @@ def gauss_legendre(order: int, lower: float = 0.0, upper: float = 1.0,
     True
     """
     _check.whole("order", order, 1)
-    if not (np.isfinite(lower) and np.isfinite(upper) and lower < upper):
+    try:
+        valid = np.isfinite(lower) and np.isfinite(upper) and lower < upper
+    except TypeError:
+        valid = False
+    if not valid:
         raise ValueError(f"lower and upper must be finite with lower < upper; got {lower}, {upper}")
     t, w = np.polynomial.legendre.leggauss(order)
     half = (upper - lower) / 2
@@ -40,7 +44,11 @@ class Box:
     """
 
     def __init__(self, lower, upper):
-        self.lower, self.upper = tuple(map(float, lower)), tuple(map(float, upper))
+        try:
+            self.lower, self.upper = tuple(map(float, lower)), tuple(map(float, upper))
+        except (TypeError, ValueError) as error:
+            raise ValueError("lower and upper must be sequences of numbers; got "
+                             f"{lower!r} and {upper!r}") from error
         if not self.lower or len(self.lower) != len(self.upper):
             raise ValueError("lower and upper must have the same positive length; got "
                              f"{len(self.lower)} and {len(self.upper)}")

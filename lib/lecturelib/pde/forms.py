@@ -3,10 +3,25 @@
 Functions are callables that map points `(m, d)` to values `(m,)`; integrals are quadrature sums
 over points `x` of shape `(m, d)` with weights `w` of shape `(m,)`, as `domains.Box` makes them.
 Results live where `x` lives and keep its dtype; they are differentiable in the parameters of `u`.
+ValueError is raised unless `x`, `w` (and `normal`) are finite floating tensors of matching shapes
+and one dtype, and where a function returns another shape than `(m,)`, say a column `(m, 1)`.
 """
 import torch
 
 from . import _check
+
+
+def at(u, x: torch.Tensor) -> torch.Tensor:
+    """u at the points `x`, shape `(m,)`; ValueError if u returns another shape.
+
+    >>> at(lambda x: x[:, 0] * x[:, 1], torch.tensor([[2.0, 3.0]]))
+    tensor([6.])
+    """
+    values = u(x)
+    if values.shape != x.shape[:1]:
+        raise ValueError(f"a function must map points {tuple(x.shape)} to values {tuple(x.shape[:1])}; "
+                         f"got {tuple(values.shape)}")
+    return values
 
 
 def gradient(u, x: torch.Tensor) -> torch.Tensor:
@@ -17,7 +32,7 @@ def gradient(u, x: torch.Tensor) -> torch.Tensor:
     tensor([[4., 4.]])
     """
     _check.tensor("x", x, 2)
-    return torch.func.grad(lambda z: u(z).sum())(x)
+    return torch.func.grad(lambda z: at(u, z).sum())(x)
 
 
 def laplacian(u, x: torch.Tensor) -> torch.Tensor:
@@ -28,7 +43,7 @@ def laplacian(u, x: torch.Tensor) -> torch.Tensor:
     tensor([6.])
     """
     _check.tensor("x", x, 2)
-    grad_u = torch.func.grad(lambda z: u(z).sum())
+    grad_u = torch.func.grad(lambda z: at(u, z).sum())
 
     def second_derivative(e):
         return torch.func.jvp(grad_u, (x,), (e.expand_as(x),))[1] @ e
@@ -48,7 +63,7 @@ def energy(u, f, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     -1.0
     """
     _weights(x, w)
-    return w @ (gradient(u, x).square().sum(1) / 2 - f(x) * u(x))
+    return w @ (gradient(u, x).square().sum(1) / 2 - at(f, x) * at(u, x))
 
 
 def strong_loss(u, f, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -60,7 +75,7 @@ def strong_loss(u, f, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     4.0
     """
     _weights(x, w)
-    return w @ (laplacian(u, x) + f(x)).square()
+    return w @ (laplacian(u, x) + at(f, x)).square()
 
 
 def boundary_loss(u, x: torch.Tensor, w: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
@@ -73,7 +88,9 @@ def boundary_loss(u, x: torch.Tensor, w: torch.Tensor, normal: torch.Tensor) -> 
     4.0
     """
     _weights(x, w)
-    _check.tensor("normal", normal, 2)
+    if _check.tensor("normal", normal, 2).shape != x.shape or normal.dtype != x.dtype:
+        raise ValueError(f"normal must have the shape and dtype of x, {tuple(x.shape)} and {x.dtype}; "
+                         f"got {tuple(normal.shape)} and {normal.dtype}")
     return w @ (gradient(u, x) * normal).sum(1).square()
 
 
@@ -89,11 +106,12 @@ def weak_residual(u, v, f, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     True
     """
     _weights(x, w)
-    return w @ ((gradient(u, x) * gradient(v, x)).sum(1) - f(x) * v(x))
+    return w @ ((gradient(u, x) * gradient(v, x)).sum(1) - at(f, x) * at(v, x))
 
 
 def _weights(x, w) -> None:
     _check.tensor("x", x, 2)
     _check.tensor("w", w, 1)
-    if len(w) != len(x):
-        raise ValueError(f"w must have one weight per point; got {len(w)} for {len(x)} points")
+    if len(w) != len(x) or w.dtype != x.dtype:
+        raise ValueError(f"w must have one weight per point, of the dtype of x; got {len(w)} of {w.dtype} "
+                         f"for {len(x)} points of {x.dtype}")

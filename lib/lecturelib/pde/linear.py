@@ -5,12 +5,16 @@ from . import _check
 
 
 def strong(A: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Residual form: $\\tfrac12\\|Ax-b\\|^2$, for any `A` of shape `(m, n)`.
+    """Residual form: $\\tfrac12\\|Ax-b\\|^2$, for any `A` `(m, n)`, `b` `(m,)`, `x` `(n,)`.
+
+    All functions here raise ValueError unless their tensors are finite, of one floating dtype
+    and of matching shapes.
 
     >>> float(strong(torch.eye(2), torch.ones(2), torch.zeros(2)))
     1.0
     """
-    return (_apply(A, x) - b).square().sum() / 2
+    _system(A, b, x=x)
+    return (A @ x - b).square().sum() / 2
 
 
 def variational(A: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -19,7 +23,8 @@ def variational(A: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> torch.Tens
     >>> float(variational(torch.eye(2), torch.ones(2), torch.ones(2)))
     -1.0
     """
-    return x @ _apply(A, x) / 2 - b @ x
+    _system(A, b, x=x, square=True)
+    return x @ (A @ x) / 2 - b @ x
 
 
 def weak(A: torch.Tensor, b: torch.Tensor, x: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
@@ -28,7 +33,8 @@ def weak(A: torch.Tensor, b: torch.Tensor, x: torch.Tensor, Y: torch.Tensor) -> 
     >>> weak(torch.eye(2), torch.ones(2), torch.ones(2), torch.eye(2)).tolist()
     [0.0, 0.0]
     """
-    return Y.T @ (_apply(A, x) - b)
+    _system(A, b, x=x, Y=Y)
+    return Y.T @ (A @ x - b)
 
 
 def solve_strong(A: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -58,8 +64,8 @@ def solve_variational(A: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     >>> solve_variational(torch.tensor([[2.0]]), torch.tensor([1.0])).tolist()
     [0.5]
     """
-    _system(A, b)
-    if A.shape[0] != A.shape[1] or not torch.allclose(A, A.T):
+    _system(A, b, square=True)
+    if not torch.allclose(A, A.T):
         raise ValueError("A must be symmetric; q(x) only sees its symmetric part")
     L, info = torch.linalg.cholesky_ex(A)
     if info != 0:
@@ -77,9 +83,8 @@ def solve_weak(A: torch.Tensor, b: torch.Tensor, W: torch.Tensor, V: torch.Tenso
     >>> solve_weak(A, torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0], [0.0, 1.0]])).tolist()
     [2.0, 1.0]
     """
-    _system(A, b)
-    AV = A if V is None else A @ V
-    small = W.T @ AV
+    _system(A, b, W=W, V=V)
+    small = W.T @ (A if V is None else A @ V)
     if small.shape[0] != small.shape[1]:
         raise ValueError(f"W must have as many columns as there are unknowns; got {W.shape[1]} "
                          f"for {small.shape[1]}")
@@ -90,25 +95,26 @@ def solve_weak(A: torch.Tensor, b: torch.Tensor, W: torch.Tensor, V: torch.Tenso
 
 
 def condition(A: torch.Tensor) -> float:
-    """$\\kappa(A)$: largest over smallest singular value, infinite for singular `A`.
+    """$\\kappa(A)$: largest over smallest singular value, infinite where the smallest is 0.
 
     >>> condition(torch.diag(torch.tensor([4.0, 2.0])))
     2.0
     """
-    s = torch.linalg.svdvals(_check.tensor("A", A, 2))
-    return float(s.max() / s.min())
+    if not _check.tensor("A", A, 2).numel():
+        raise ValueError(f"A must not be empty; got {tuple(A.shape)}")
+    s = torch.linalg.svdvals(A)
+    return float(s.max() / s.min()) if s.min() > 0 else float("inf")
 
 
-def _apply(A, x):
-    _check.tensor("A", A, 2)
-    _check.tensor("x", x, 1)
-    if A.shape[1] != len(x):
-        raise ValueError(f"x must have {A.shape[1]} entries to fit A; got {len(x)}")
-    return A @ x
-
-
-def _system(A, b) -> None:
-    _check.tensor("A", A, 2)
-    _check.tensor("b", b, 1)
-    if A.shape[0] != len(b):
-        raise ValueError(f"b must have {A.shape[0]} entries to fit A; got {len(b)}")
+def _system(A, b, *, x=None, Y=None, W=None, V=None, square=False) -> None:
+    """Refuse what does not fit: A (m, n), b (m,), x (n,), test vectors Y, W (m, p), trial V (n, q)."""
+    m, n = _check.tensor("A", A, 2).shape
+    if not A.numel() or (square and m != n):
+        raise ValueError(f"A must be {'square' if square else 'a matrix'} and not empty; got {(m, n)}")
+    for name, value, ndim, rows in (("b", b, 1, m), ("x", x, 1, n), ("Y", Y, 2, m), ("W", W, 2, m), ("V", V, 2, n)):
+        if value is not None:
+            if len(_check.tensor(name, value, ndim)) != rows:
+                raise ValueError(f"{name} must have {rows} {'entries' if ndim == 1 else 'rows'} to fit A; "
+                                 f"got {len(value)}")
+            if value.dtype != A.dtype:
+                raise ValueError(f"{name} must have the dtype of A, {A.dtype}; got {value.dtype}")

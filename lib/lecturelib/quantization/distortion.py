@@ -12,7 +12,7 @@ def gaussian_moments(t):
 
     `t` is increasing and may begin with -inf and end with inf; returns three arrays of length
     `len(t) - 1`.  Masses are differences of tails on the nearer side, so far cells keep their
-    relative accuracy.
+    relative accuracy.  Raises ValueError unless `t` increases.
 
     >>> [float(m[0]) for m in gaussian_moments([-np.inf, np.inf])]
     [1.0, 0.0, 1.0]
@@ -59,12 +59,14 @@ def clipped_grid(half_range: float, levels: int):
     r"""Thresholds (with $\pm\infty$) and levels of the `levels`-level grid on $[-A,A]$.
 
     Cells of width $\varepsilon=2A/N$, levels at their midpoints, outer cells without end.
+    Raises ValueError unless $0<A<\infty$ and `levels` is an integer of at least 2.
 
     >>> [v.tolist() for v in clipped_grid(2.0, 4)]
     [[-inf, -1.0, 0.0, 1.0, inf], [-1.5, -0.5, 0.5, 1.5]]
     """
-    if levels != int(levels) or levels < 2:
+    if not 2 <= levels < np.inf or levels != int(levels):
         raise ValueError(f"levels must be an integer of at least 2; got {levels}")
+    levels = int(levels)
     if not 0 < half_range < np.inf:
         raise ValueError(f"half_range must be a positive finite number; got {half_range}")
     edges = half_range * (2 * np.arange(levels + 1) / levels - 1)
@@ -77,6 +79,7 @@ def clipped_distortion(density, half_range: float, levels: int) -> tuple[float, 
     r"""Granular and overload part of $\mathbb E(X-q_A(X))^2$ (eq-uq-granular-overload).
 
     `density` has a `pdf`; the parts are $\int_{|x|\le A}$ and $\int_{|x|>A}$.
+    Raises ValueError as `clipped_grid` does.
 
     >>> from scipy.stats import uniform
     >>> granular, overload = clipped_distortion(uniform(-0.5, 1), 0.5, 8)
@@ -92,7 +95,12 @@ def clipped_distortion(density, half_range: float, levels: int) -> tuple[float, 
 
 
 def orthogonality(density, half_range: float, levels: int) -> float:
-    r"""$\mathbb E[(X-q_A(X))\,q_A(X)]=-\frac A2D'(A)$, zero at the best range (prop-uq-range)."""
+    r"""$\mathbb E[(X-q_A(X))\,q_A(X)]=-\frac A2D'(A)$, zero at the best range (prop-uq-range).
+
+    >>> from scipy.stats import norm                # two levels: A = 2 E|X|, levels ±E|X|
+    >>> abs(orthogonality(norm(), 2 * (2 / np.pi)**0.5, 2)) < 1e-12
+    True
+    """
     t, c = clipped_grid(half_range, levels)
     p, m, _ = cell_moments(density, t)
     return float(c @ m - c**2 @ p)
@@ -101,8 +109,9 @@ def orthogonality(density, half_range: float, levels: int) -> float:
 def optimal_range(density, levels: int, bracket: tuple[float, float] | None = None) -> float:
     r"""The half range $A$ with $\mathbb E[(X-q_A)q_A]=0$ for a source of finite variance.
 
-    `bracket` holds the root sought; its default, a quarter to forty standard deviations
-    about 0, suits densities with one hump.  Raises ValueError if the sign does not change there.
+    `bracket` holds the root sought; its default, a quarter to forty times $\sqrt{\mathbb EX^2}$
+    (then `density` needs a `moment`), suits densities with one hump.  Raises ValueError if the
+    second moment is not finite or the sign does not change in the bracket.
 
     >>> from scipy.stats import norm
     >>> abs(optimal_range(norm(), 2) - 2 * (2 / np.pi)**0.5) < 1e-12
@@ -110,6 +119,8 @@ def optimal_range(density, levels: int, bracket: tuple[float, float] | None = No
     """
     if bracket is None:
         s = np.sqrt(density.moment(2))
+        if not 0 < s < np.inf:
+            raise ValueError("density must have a positive finite second moment; give a bracket for others")
         bracket = (s / 4, 40 * s)
     low, high = (orthogonality(density, a, levels) for a in bracket)
     if not low * high < 0:

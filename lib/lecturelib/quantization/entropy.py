@@ -28,11 +28,15 @@ def entropy(p) -> float:
 def uniform_thresholds(step: float, offset: float = 0.0, reach: float = 12.0):
     r"""Thresholds $(m+o+\tfrac12)\varepsilon$ that cover $[-$`reach`$,$`reach`$]$, ends at $\pm\infty$.
 
+    Raises ValueError unless `step` and `reach` are positive and finite and `offset` is finite.
+
     >>> uniform_thresholds(2.0, reach=2.0).tolist()
     [-inf, -3.0, -1.0, 1.0, 3.0, inf]
     """
     if not (0 < step < np.inf and 0 < reach < np.inf):
         raise ValueError(f"step and reach must be positive finite numbers; got {step}, {reach}")
+    if not abs(offset) < np.inf:
+        raise ValueError(f"offset must be a finite number; got {offset}")
     m = np.arange(np.floor(-reach / step - offset) - 1, np.ceil(reach / step - offset) + 1)
     t = (m + offset + 0.5) * step
     return np.concatenate(([-np.inf], t[(t >= -reach - step) & (t <= reach + step)], [np.inf]))
@@ -41,8 +45,9 @@ def uniform_thresholds(step: float, offset: float = 0.0, reach: float = 12.0):
 def rate_distortion(density, t, levels=None) -> tuple[float, float]:
     r"""$(H(q(X)),\,\mathbb E(X-q(X))^2)$ for thresholds `t` (with both infinite ends).
 
-    `levels` are the reconstruction points; None takes the centroids
+    `levels` are the reconstruction points, one per cell; None takes the centroids
     $c_j=\mathbb E[X\mid X\in B_j]$, and then $D=\mathbb EX^2-\sum_jP_jc_j^2$.
+    Raises ValueError unless `t` increases, its cells hold all mass, and `levels` are finite.
 
     >>> from scipy.stats import norm
     >>> H, D = rate_distortion(norm(), [-np.inf, 0.0, np.inf])
@@ -54,15 +59,21 @@ def rate_distortion(density, t, levels=None) -> tuple[float, float]:
         c = np.divide(m, p, out=np.zeros_like(m), where=p > 0)
     else:
         c = np.asarray(levels, dtype=float)
+        if c.shape != p.shape or not np.all(np.isfinite(c)):
+            raise ValueError(f"levels must be {len(p)} finite numbers, one per cell; got shape {c.shape}")
     return entropy(p), float(np.sum(s - 2 * c * m + c**2 * p))
 
 
 def excess(rate: float, distortion: float) -> float:
-    r"""$R+\tfrac12\log_2D$: bits above the rate-distortion function of N(0,1), $2^{-2R}$.
+    r"""$R+\tfrac12\log_2D$: bits above the rate-distortion function of N(0,1), $D=2^{-2R}$.
+
+    Raises ValueError unless `rate` is finite and `distortion` positive and finite.
 
     >>> excess(1.0, 0.25)
     0.0
     """
+    if not (abs(rate) < np.inf and 0 < distortion < np.inf):
+        raise ValueError(f"rate must be finite and distortion positive; got {rate}, {distortion}")
     return float(rate + 0.5 * np.log2(distortion))
 
 
@@ -82,6 +93,8 @@ def ecsq_uniform(density, rate: float, offset: float = 0.0,
     def miss(log_step):
         return rate_distortion(density, uniform_thresholds(np.exp(log_step), offset))[0] - rate
 
+    if not 0 < steps[0] < steps[1] < np.inf:
+        raise ValueError(f"steps must be an increasing pair of positive numbers; got {steps}")
     low, high = np.log(steps)
     if not miss(low) > 0 > miss(high):
         raise ValueError(f"rate must be within reach of the steps {steps}; got {rate}")

@@ -2,13 +2,18 @@
 
 Rules, the same in every function: the quotient is a true division by the step (never a
 multiplication by its inverse); ties go to the even integer (`torch.round`); a negative input
-that rounds to level zero gives -0.0; saturation is to the nearest end of `bounds`.
+that rounds to level zero gives -0.0; saturation is to the nearest end of `bounds`; a result
+that is too large for its type raises ValueError instead of becoming an infinity.
+float16, bfloat16 and float32 are computed in float32, float64 in float64; no other types.
 """
+import math
 from collections.abc import Iterator
 
 import torch
 
 CHUNK = 1 << 16      # elements worked on at a time on a CPU: 256 KiB of float32 stays in cache
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def grid(levels: int) -> tuple[float, tuple[int, int]]:
@@ -21,8 +26,8 @@ def grid(levels: int) -> tuple[float, tuple[int, int]]:
     >>> grid(15), grid(4)
     ((0.0, (-7, 7)), (0.5, (-2, 1)))
     """
-    if levels != int(levels) or levels < 2:
-        raise ValueError(f"levels must be an integer of at least 2; got {levels}")
+    if not _whole(levels) or levels < 2:
+        raise ValueError(f"levels must be an integer of at least 2; got {levels!r}")
     levels = int(levels)
     return (0.5, (-levels // 2, levels // 2 - 1)) if levels % 2 == 0 else \
            (0.0, (-(levels // 2), levels // 2))
@@ -34,15 +39,17 @@ def quantize(x: torch.Tensor, step: float, *, offset: float = 0.0,
 
     Parameters
     ----------
-    x : floating tensor of any shape and device.
+    x : float16, bfloat16, float32 or float64 tensor of any shape, strides and device.
     step : positive number $\varepsilon$, in the units of `x`.
     offset : $o$; 0 is mid-tread (rounding to nearest), 1/2 is mid-rise.
-    bounds : smallest and largest code $m$; None for a grid without ends.
-    out : contiguous tensor of the shape, dtype and device of `x`; may be `x` itself.
+    bounds : smallest and largest code $m$, integers; None for a grid without ends.
+    out : contiguous tensor of the shape, dtype and device of `x` that needs no gradient; may be
+        `x` itself, and must not overlap it otherwise.
 
     Returns a tensor like `x` (`out` if given), without gradient.  Half-precision inputs are
-    computed in float32 and rounded once at the end.  Raises ValueError on a NaN or an infinity
-    (what `out` then holds is unspecified) and on arguments outside the above.
+    computed in float32 and rounded once at the end.  Raises ValueError on a NaN or an infinity,
+    on a result that would be one (what `out` then holds is unspecified), and on arguments
+    outside the above.
     Source: eq-uq-map; notes, section 3.1.
 
     >>> quantize(torch.tensor([-0.9, 0.5, 1.5, 7.0]), 1.0, bounds=(-2, 2)).tolist()
@@ -51,7 +58,8 @@ def quantize(x: torch.Tensor, step: float, *, offset: float = 0.0,
     [-0.5, 0.5, 1.5, 6.5]
     """
     out = _output(x, out, x.dtype if isinstance(x, torch.Tensor) else None)
-    for a, q, eps in _chunks(x, out, step, offset, bounds):
+    for a, q, eps, ends in _chunks(x, out, step, offset, bounds):
+        _room(ends, eps, offset, bounds, q.dtype)
         m = _codes(a, eps, offset, bounds, q)
         if offset:
             m.add_(offset)
@@ -72,37 +80,43 @@ def encode(x: torch.Tensor, step: float, *, offset: float = 0.0,
     >>> encode(torch.tensor([-0.9, 0.5, 1.5, 7.0]), 1.0, bounds=(-2, 2)).tolist()
     [-1, 0, 2, 2]
     """
-    if dtype not in (torch.int8, torch.int16, torch.int32, torch.int64):
+    if dtype not in INTEGERS:
         raise ValueError(f"dtype must be a signed integer type; got {dtype}")
     room = torch.iinfo(dtype)
-    if bounds is not None and not room.min <= bounds[0] <= bounds[1] <= room.max:
-        raise ValueError(f"bounds must be ordered and fit in {dtype}; got {bounds}")
+    if bounds is not None:
+        _numbers(step, offset, bounds)
+        if not room.min <= bounds[0] <= bounds[1] <= room.max:
+            raise ValueError(f"bounds must be ordered and fit in {dtype}; got {bounds}")
     out = _output(x, out, dtype)
-    for a, m, eps in _chunks(x, out, step, offset, bounds):
-        f = _codes(a, eps, offset, bounds)
+    for a, m, eps, ends in _chunks(x, out, step, offset, bounds):
         if bounds is None:
-            low, high = torch.aminmax(f)
-            if not (low >= room.min and high < room.max):
-                raise ValueError(f"x / step must fit in {dtype}; got codes up to "
-                                 f"{max(-float(low), float(high)):.4g}")
-        m.copy_(f)
+            low, high = _codes(torch.tensor(ends, dtype=eps.dtype), eps.cpu(), offset, None).tolist()
+            if not (low >= room.min and high <= room.max):
+                raise ValueError(f"x / step must fit in {dtype}; got codes up to {max(-low, high):.4g}")
+        m.copy_(_codes(a, eps, offset, bounds))
     return out
 
 
 def decode(codes: torch.Tensor, step: float, *, offset: float = 0.0,
            dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    r"""Reconstruction points $\varepsilon(m+o)$ of integer `codes`, in `dtype` (eq-uq-map).
+    r"""Reconstruction points $\varepsilon(m+o)$ of integer `codes`, in a floating `dtype` (eq-uq-map).
 
-    Raises ValueError if `codes` are not integers or `step` is not a positive number.
+    Raises ValueError if `codes` are not integers, `step` is not a positive number, `dtype` is not
+    one of float16, bfloat16, float32 and float64, or a point is too large for it.
 
     >>> decode(torch.tensor([-2, 1]), 0.25, offset=0.5).tolist()
     [-0.375, 0.375]
     """
-    if not isinstance(codes, torch.Tensor) or codes.is_floating_point() or codes.is_complex():
+    if not isinstance(codes, torch.Tensor) or codes.dtype not in (*INTEGERS, torch.uint8):
         raise ValueError("codes must be a tensor of integers")
+    if dtype not in FLOATS:
+        raise ValueError(f"dtype must be one of {FLOATS}; got {dtype}")
     _numbers(step, offset, None)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    return codes.to(wide).add_(offset).mul_(step).to(dtype)
+    eps = _tensor_step(step, dtype, codes.device)
+    points = codes.to(eps.dtype).add_(offset).mul_(eps).to(dtype)
+    if not torch.isfinite(points).all():
+        raise ValueError(f"codes * step must be finite in {dtype}")
+    return points
 
 
 def _codes(a, eps, offset, bounds, out=None):
@@ -117,38 +131,71 @@ def _codes(a, eps, offset, bounds, out=None):
 
 @torch.no_grad()
 def _chunks(x, out, step, offset, bounds) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Flat pieces of `x` and `out` that fit in cache, and the step; each piece of `x` is finite."""
+    """Flat pieces of `x` and `out` that fit in cache, the step, and the piece's extremes, finite."""
     _numbers(step, offset, bounds)
-    # a tensor: CUDA turns a division by a Python number into a product with the inverse
-    eps = torch.tensor(float(step), device=x.device,
-                       dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-    if not 0 < float(eps) < float("inf"):
-        raise ValueError(f"step must be positive and finite in {eps.dtype}; got {step}")
+    eps = _tensor_step(step, x.dtype, x.device)
+    for b in bounds or ():
+        if abs(b) > 2**24 and int(torch.tensor(float(b), dtype=eps.dtype)) != b:
+            raise ValueError(f"bounds must be exact in {eps.dtype}; got {bounds}")
     x, out = x.detach().reshape(-1), out.view(-1)
     size = CHUNK if x.device.type == "cpu" else max(x.numel(), 1)
     for a, b in zip(x.split(size), out.split(size)):
         if a.numel():
-            low, high = torch.aminmax(a)
-            if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            ends = torch.stack(torch.aminmax(a)).tolist()
+            if not (math.isfinite(ends[0]) and math.isfinite(ends[1])):
                 raise ValueError("x must be finite; it holds a NaN or an infinity")
-            yield a, b, eps
+            yield a, b, eps, ends
+
+
+def _room(ends, eps, offset, bounds, dtype) -> None:
+    """Refuse a piece whose extremes `ends` leave the range of `dtype` on the way to their levels."""
+    top, step = max(abs(v) for v in ends), float(eps)
+    if (top / step + abs(offset) + 1) * max(step, 1.0) < torch.finfo(dtype).max / 2:
+        return                                          # the usual case, without a tensor
+    m = _codes(torch.tensor(ends, dtype=eps.dtype), eps.cpu(), offset, bounds)
+    if not torch.isfinite(m.add_(offset).mul_(eps.cpu()).to(dtype)).all():
+        raise ValueError(f"x and step must keep q(x) finite in {dtype}; got |x| up to {top:.4g}, step {step:.4g}")
+
+
+def _tensor_step(step, dtype, device) -> torch.Tensor:
+    # a tensor: CUDA turns a division by a Python number into a product with the inverse
+    eps = torch.tensor(float(step), device=device,
+                       dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    if not 0 < float(eps) < math.inf:
+        raise ValueError(f"step must be positive and finite in {eps.dtype}; got {step}")
+    return eps
 
 
 def _numbers(step, offset, bounds) -> None:
-    if not 0 < float(step) < float("inf"):
-        raise ValueError(f"step must be a positive finite number; got {step}")
-    if not abs(float(offset)) < float("inf"):
-        raise ValueError(f"offset must be a finite number; got {offset}")
-    if bounds is not None and not (len(bounds) == 2 and bounds[0] <= bounds[1]):
-        raise ValueError(f"bounds must be a pair (smallest, largest code); got {bounds}")
+    if not 0 < _number(step) < math.inf:
+        raise ValueError(f"step must be a positive finite number; got {step!r}")
+    if not abs(_number(offset)) < math.inf:
+        raise ValueError(f"offset must be a finite number; got {offset!r}")
+    if bounds is not None and not (isinstance(bounds, (tuple, list)) and len(bounds) == 2
+                                   and all(map(_whole, bounds)) and bounds[0] <= bounds[1]):
+        raise ValueError(f"bounds must be a pair of integers (smallest, largest code); got {bounds!r}")
+
+
+def _number(value) -> float:
+    """`value` as a float; NaN if it is not one number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
+
+
+def _whole(value) -> bool:
+    return not isinstance(value, (bool, str)) and math.isfinite(_number(value)) and value == int(value)
 
 
 def _output(x, out, dtype) -> torch.Tensor:
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        raise ValueError("x must be a floating-point tensor")
+    if not isinstance(x, torch.Tensor) or x.dtype not in FLOATS:
+        raise ValueError(f"x must be a floating-point tensor, of {', '.join(map(str, FLOATS))}; got "
+                         f"{x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}")
     if out is None:
         return torch.empty(x.shape, dtype=dtype, device=x.device)
-    if (out.shape, out.dtype, out.device) != (x.shape, dtype, x.device) or not out.is_contiguous():
+    if not isinstance(out, torch.Tensor) or not out.is_contiguous() or out.requires_grad or \
+            (out.shape, out.dtype, out.device) != (x.shape, dtype, x.device):
         raise ValueError(f"out must be contiguous with shape {tuple(x.shape)}, dtype {dtype} "
-                         f"and device {x.device}")
+                         f"and device {x.device}, and need no gradient")
     return out

@@ -101,6 +101,20 @@ def test_iterations_act_on_tensors_and_stop_at_once_when_done():
     assert iteration.gradient_descent(A, A(x_star), x_star, 1.0, 5, lambda v: True)[1] == 0
 
 
+@pytest.mark.parametrize("n", [4, 9, 40])
+def test_conjugate_gradients_stop_at_rounding_on_a_singular_matrix(n):
+    b = randn(n)
+    b -= b.mean()
+    x, count = iteration.conjugate_gradients(discretize.neumann_laplacian, b, torch.zeros(n, dtype=F64), 5000)
+    assert float((discretize.neumann_laplacian(x) - b).norm() / b.norm()) < 1e-12 and count < 3 * n
+
+
+def test_no_error_needs_no_iteration():
+    assert iteration.gradient_descent_count(torch.tensor([1.0, 2.0]), torch.zeros(2), 0.1) == 0
+    tiny = 1e-200 * torch.ones(2, dtype=F64)
+    assert iteration.gradient_descent_count(torch.tensor([1.0, 3.0]), tiny, 0.1) == 4
+
+
 def test_inputs_are_left_alone():
     b, x = randn(4), randn(4, seed=1)
     kept = b.clone(), x.clone()
@@ -119,6 +133,14 @@ LAM, E = torch.tensor([1.0, 2.0]), torch.ones(2)
     (lambda: iteration.gradient_descent(lambda x: x, E, E, 0.1, -1), "iterations"),
     (lambda: iteration.gradient_descent(lambda x: 1e30 * x, 0 * E, E, 1.0, 10), "step is too long"),
     (lambda: iteration.conjugate_gradients(lambda x: -x, E, 0 * E, 5), "semidefinite"),
+    (lambda: iteration.conjugate_gradients(lambda x: x * LAM * torch.tensor([1.0, 0.0]), E, 0 * E, 5), "in its range"),
+    (lambda: iteration.conjugate_gradients(lambda x: x * math.nan, E, 0 * E, 5), "semidefinite"),
+    (lambda: iteration.gradient_descent(lambda x: x, E, E, E, 1), "step"),
+    (lambda: iteration.optimal_step(LAM - 2), "eigenvalues"),
+    (lambda: iteration.optimal_step(LAM[:0]), "eigenvalues"),
+    (lambda: iteration.gradient_descent_count(LAM, E[:1], 0.1), "error"),
+    (lambda: iteration.gradient_descent_bound(3.0, 0.0), "tolerance"),
+    (lambda: iteration.conjugate_gradients_bound(3.0, math.nan), "tolerance"),
     (lambda: iteration.gradient_descent_count(LAM - 1, E, 0.1), "eigenvalues"),
     (lambda: iteration.gradient_descent_count(LAM, E, 1.5), "tolerance"),
     (lambda: iteration.gradient_descent_count(LAM, E, 0.1, step=1.0), "step"),

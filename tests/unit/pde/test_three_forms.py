@@ -193,6 +193,10 @@ def test_galerkin_is_ritz_and_petrov_is_least_squares():
         assert linear.strong(A, b, V @ c) >= linear.strong(A, b, petrov)
 
 
+def test_condition_of_a_singular_matrix_is_infinite():
+    assert linear.condition(torch.zeros(2, 2)) == linear.condition(torch.diag(torch.tensor([1.0, 0.0]))) == math.inf
+
+
 def test_condition_of_the_normal_equations_is_the_square():
     A = randn(7, 7, seed=5)
     assert linear.condition(A.T @ A) == pytest.approx(linear.condition(A) ** 2, rel=1e-9)
@@ -210,6 +214,7 @@ X1, W1 = Box.unit(1).quadrature(3)
     (lambda: Box([0], [1, 2]), "same positive length"),
     (lambda: Box([0, math.nan], [1, 1]), "finite"),
     (lambda: Box([1], [0]), "lower"),
+    (lambda: Box(5, 6), "sequences"),
     (lambda: Box.unit(0), "d must"),
     (lambda: forms.gradient(rod, X1[:, 0]), "x must have 2 axes"),
     (lambda: forms.laplacian(rod, X1 * math.nan), "x must be finite"),
@@ -217,6 +222,11 @@ X1, W1 = Box.unit(1).quadrature(3)
     (lambda: forms.energy(rod, heating, X1, W1[:2]), "one weight per point"),
     (lambda: forms.strong_loss(rod, heating, X1, W1 * math.inf), "w must be finite"),
     (lambda: forms.boundary_loss(rod, X1, W1, W1), "normal"),
+    (lambda: forms.boundary_loss(rod, X1, W1, X1[:2]), "normal"),
+    (lambda: forms.energy(rod, heating, X1, W1.float()), "dtype of x"),
+    (lambda: forms.energy(lambda x: x**2, heating, X1, W1), "must map points"),
+    (lambda: forms.strong_loss(rod, lambda x: x, X1, W1), "must map points"),
+    (lambda: forms.weak_residual(rod, lambda x: x, heating, X1, W1), "must map points"),
     (lambda: discretize.centers(0), "n must"),
     (lambda: discretize.matrix(1), "n must"),
     (lambda: discretize.matrix(4, 1, "robin"), "bc"),
@@ -226,7 +236,16 @@ X1, W1 = Box.unit(1).quadrature(3)
     (lambda: discretize.neumann_laplacian(ONE, 2), "2 axes"),
     (lambda: discretize.neumann_laplacian(ONE * math.nan), "u must be finite"),
     (lambda: discretize.neumann_laplacian(ONE, out=ONE), "out"),
+    (lambda: discretize.neumann_laplacian(ONE, out=torch.ones(3, 2, dtype=F64)), "out"),
+    (lambda: discretize.neumann_laplacian(ONE, out=torch.ones(2)), "out"),
+    (lambda: (lambda s: discretize.neumann_laplacian(s[:4], out=s[1:]))(torch.ones(5)), "share memory"),
     (lambda: linear.strong(EYE, ONE, torch.ones(3, dtype=F64)), "x must have 2"),
+    (lambda: linear.strong(EYE, ONE[:, None], ONE), "b must"),
+    (lambda: linear.variational(EYE[:1], ONE[:1], ONE), "square"),
+    (lambda: linear.weak(EYE, ONE, ONE, EYE * math.nan), "Y must"),
+    (lambda: linear.solve_weak(EYE, ONE, EYE * math.nan), "W must"),
+    (lambda: linear.solve_strong(EYE, torch.ones(2)), "dtype of A"),
+    (lambda: linear.condition(EYE[:0]), "empty"),
     (lambda: linear.solve_strong(EYE[:1], ONE[:1]), "rows"),
     (lambda: linear.solve_strong(torch.ones(2, 2, dtype=F64), ONE), "rank"),
     (lambda: linear.solve_strong(EYE, torch.ones(3, dtype=F64)), "b must"),

@@ -81,6 +81,27 @@ def test_ties_go_to_even_codes_and_division_is_by_the_step():
     assert torch.equal(uniform.encode(x, step), torch.round(x / step).int())
 
 
+@pytest.mark.parametrize("step", [0.25, 0.1, 0.3, 0.7])
+def test_torch_fake_quantize_differs_at_most_on_near_ties(step):
+    """torch multiplies by the inverse; for a power of two that is a division as well."""
+    x = torch.cat((normal(1 << 14), torch.arange(-400, 400) * (step / 2)))
+    ours = uniform.quantize(x, step, bounds=(-8, 7))
+    theirs = torch.fake_quantize_per_tensor_affine(x, step, 0, -8, 7)
+    differ = ours != theirs
+    if step == 0.25:
+        assert not differ.any()
+    fraction = (x[differ].double() / step) % 1
+    assert bool(((fraction - 0.5).abs() < 1e-5).all())
+    inside = x.abs() < 7 * step
+    assert float((x - ours)[inside].abs().max()) <= step / 2 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("dtype, code", [(torch.int8, 127), (torch.int8, -128), (torch.int16, -32768),
+                                         (torch.int16, 32767), (torch.int32, -2**31)])
+def test_the_outermost_codes_of_a_type_fit(dtype, code):
+    assert uniform.encode(torch.tensor([float(code)]), 1.0, dtype=dtype).tolist() == [code]
+
+
 def test_negative_zero():
     assert torch.signbit(uniform.quantize(torch.tensor([-0.2]), 1.0)).item()
 
@@ -107,6 +128,22 @@ def test_extreme_finite_values_are_accepted():
     (lambda x: uniform.quantize(x, 1.0, bounds=(3, -3)), "bounds"),
     (lambda x: uniform.quantize(x.int(), 1.0), "x must"),
     (lambda x: uniform.quantize([0.5], 1.0), "x must"),
+    (lambda x: uniform.quantize(x.to(torch.float8_e4m3fn), 1.0), "x must"),
+    (lambda x: uniform.quantize(x, None), "step"),
+    (lambda x: uniform.quantize(x, x), "step"),
+    (lambda x: uniform.quantize(x, 1.0, bounds=7), "bounds"),
+    (lambda x: uniform.quantize(x, 1.0, bounds=(-1.5, 1.5)), "bounds"),
+    (lambda x: uniform.quantize(x, 1.0, bounds=(None, 3)), "bounds"),
+    (lambda x: uniform.quantize(3e38 * x, 1e-3), "keep q"),
+    (lambda x: uniform.quantize(3e38 * x, 2e38), "keep q"),
+    (lambda x: uniform.quantize(6e4 * x.half(), 4e4), "keep q"),
+    (lambda x: uniform.quantize(x, 1.0, out=torch.empty(4, 8, requires_grad=True)), "out"),
+    (lambda x: uniform.encode(x, 1.0, bounds=(-2**31, 2**31 - 1)), "bounds"),
+    (lambda x: uniform.encode(128 * x, 1.0, dtype=torch.int8), "fit in"),
+    (lambda x: uniform.decode(x > 0, 1.0), "codes"),
+    (lambda x: uniform.decode(x.int(), 1.0, dtype=torch.int32), "dtype"),
+    (lambda x: uniform.decode(1000 * x.int(), 1e3, dtype=torch.float16), "finite in"),
+    (lambda x: uniform.grid(float("nan")), "levels"),
     (lambda x: uniform.quantize(x, 1.0, out=torch.empty(3)), "out"),
     (lambda x: uniform.quantize(x, 1.0, out=torch.empty(8, 4).t()), "out"),
     (lambda x: uniform.encode(x, 1.0, dtype=torch.uint8), "dtype"),

@@ -41,6 +41,13 @@ def test_series_is_the_second_moment_of_the_wrapped_density(name, step, offset):
     assert abs(series - step**2 / 12) <= error_law.variation_bound(variation, step)
 
 
+def test_wrapped_density_of_a_shifted_grid_is_centered_on_the_source():
+    for offset in (0.0, 0.3, 100.3):
+        e = np.linspace(-0.5, 0.5, 5)
+        np.testing.assert_allclose(error_law.wrapped_density(stats.norm.pdf, e, 1.0, offset),
+                                   error_law.wrapped_density(stats.norm.pdf, e, 1.0, offset % 1), rtol=1e-10)
+
+
 def test_point_mass():
     """No density at all: the series still gives the square of the error."""
     for x in (0.0, 0.2, 0.5, 0.7):
@@ -130,7 +137,13 @@ def test_levels_other_than_centroids_cost():
 @pytest.mark.parametrize("call, name", [
     (lambda: error_law.mean_square(np.cos, -1.0), "step"),
     (lambda: error_law.wrapped_density(stats.norm.pdf, 0.0, 1.0, reach=0), "reach"),
+    (lambda: error_law.mean_square(np.cos, 1.0, float("nan")), "offset"),
+    (lambda: error_law.mean_square(np.cos, 1.0, terms=0.5), "terms"),
+    (lambda: error_law.mean_square(lambda t: t * np.nan, 1.0), "cf"),
+    (lambda: error_law.wrapped_density(stats.norm.pdf, np.nan, 1.0), "e must"),
     (lambda: error_law.variation_bound(float("nan"), 1.0), "variation"),
+    (lambda: distortion.clipped_grid(1.0, np.inf), "levels"),
+    (lambda: distortion.optimal_range(stats.cauchy(), 4), "second moment"),
     (lambda: distortion.clipped_grid(1.0, 1), "levels"),
     (lambda: distortion.clipped_grid(np.inf, 4), "half_range"),
     (lambda: distortion.gaussian_moments([0.0, 0.0]), "t must"),
@@ -139,6 +152,10 @@ def test_levels_other_than_centroids_cost():
     (lambda: entropy.entropy([0.5, 0.6]), "p must"),
     (lambda: entropy.entropy([np.nan, 1.0]), "p must"),
     (lambda: entropy.uniform_thresholds(0.0), "step"),
+    (lambda: entropy.uniform_thresholds(1.0, np.nan), "offset"),
+    (lambda: entropy.rate_distortion(stats.norm(), [-np.inf, 0, np.inf], [1.0]), "levels"),
+    (lambda: entropy.excess(1.0, 0.0), "distortion"),
+    (lambda: entropy.ecsq_uniform(stats.norm(), 1.0, steps=(-1.0, 3.0)), "steps"),
     (lambda: entropy.ecsq_uniform(stats.norm(), 0.5, 0.5), "rate"),
     (lambda: entropy.ecsq_gaussian(0.0), "rate"),
     (lambda: entropy.ecsq_gaussian(1.0, midrise=True), "rate"),
