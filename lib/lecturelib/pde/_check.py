@@ -1,4 +1,6 @@
 """Shared argument checks: every refusal names the argument and what was expected."""
+from numbers import Integral
+
 import torch
 
 
@@ -16,9 +18,9 @@ def tensor(name: str, value, ndim: int | None = None) -> torch.Tensor:
 
 def whole(name: str, value, least: int) -> int:
     """Return `value` if it is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
-    return value
+    return int(value)
 
 
 def positive(name: str, value) -> float:
