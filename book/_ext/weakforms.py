@@ -33,7 +33,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from sphinx_proof.nodes import proof_node
 
 log = logging.getLogger(__name__)
-SHOWN = ("holds", "corrected", "definition", "ours", "to come")
 
 
 def root(app) -> Path:
@@ -227,7 +226,7 @@ class PrintableCharacters(SphinxPostTransform):
     """In print, spell out the characters that the fonts of the PDF lack."""
     default_priority = 21
     builders = ("latex",)
-    spelled = str.maketrans({"ₙ": "_n", "ₕ": "_h", "ᵀ": "^T"})
+    spelled = str.maketrans({"ᵢ": "_i", "ⱼ": "_j", "ₖ": "_k", "ₙ": "_n", "ₕ": "_h", "ᵀ": "^T"})
 
     def run(self, **kwargs):
         for text in list(self.document.findall(nodes.Text)):

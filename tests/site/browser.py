@@ -122,11 +122,13 @@ class Browser:
         """Whether a figure stands on the page's own background and can be told from it."""
         self.script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", image)
         pixels = np.asarray(Image.open(io.BytesIO(image.screenshot_as_png)).convert("RGB"))
-        colors, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+        packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+        values, counts = np.unique(packed, return_counts=True)
+        colors = np.stack([values >> 16, values >> 8 & 255, values & 255], axis=1)
         ground = colors[counts.argmax()]
-        page = np.array(self.script(f"{PROBES}\nreturn backdrop(arguments[0]);", image))
-        drawn = colors[counts >= 3]
-        best = max(contrast(ground, color) for color in drawn)
+        page = np.array(self.script(
+            f"{PROBES}\nreturn backdrop(arguments[0].closest('.admonition, .bd-article'));", image))
+        best = max(contrast(ground, color) for color in colors[counts >= 3])
         label = (image.get_attribute("alt") or "")[:50]
         faults = []
         if contrast(ground, page) > 1.1:

@@ -14,7 +14,8 @@ function rendered(element) {
 
 // Opens whatever is folded, so that hidden content is looked at as well.
 function unfold() {
-  for (const box of document.querySelectorAll(".toggle-hidden")) box.classList.remove("toggle-hidden");
+  const folded = document.querySelectorAll(".toggle-hidden");
+  for (const box of folded) box.classList.remove("toggle-hidden");
   for (const box of document.querySelectorAll("details")) box.open = true;
 }
 
@@ -54,12 +55,12 @@ function overflow(width) {
   for (const whole of [document.documentElement, document.body, article()]) {
     if (whole.scrollWidth > width) faults.push(`${name(whole)} is ${whole.scrollWidth} px wide`);
   }
-  for (const element of article().querySelectorAll("*")) {
-    if (element.closest("mjx-assistive-mml, svg") || !rendered(element)) continue;
+  for (const element of article().querySelectorAll(":not(mjx-container *, svg *)")) {
+    if (!rendered(element)) continue;
     const style = getComputedStyle(element);
-    if (["hidden", "clip"].includes(style.overflowX) && element.scrollWidth > element.clientWidth + 1
-        && style.display !== "inline") {
-      faults.push(`cut off at the right by ${element.scrollWidth - element.clientWidth} px: ${name(element)}`);
+    const hidden = element.scrollWidth - element.clientWidth;
+    if (["hidden", "clip"].includes(style.overflowX) && hidden > 1 && style.display !== "inline") {
+      faults.push(`cut off at the right by ${hidden} px: ${name(element)}`);
     }
     const formula = element.localName === "mjx-container" || element.matches(".math");
     if (formula && ["auto", "scroll"].includes(style.overflowY)
@@ -70,7 +71,9 @@ function overflow(width) {
     if (right <= width + 0.5 && left >= -0.5) continue;
     let box = element.parentElement;
     while (box && box !== article() && !scrolls(box)) box = box.parentElement;
-    if (!box || box === article()) faults.push(`reaches from ${left.toFixed()} to ${right.toFixed()} px: ${name(element)}`);
+    if (!box || box === article()) {
+      faults.push(`reaches from ${left.toFixed()} to ${right.toFixed()} px: ${name(element)}`);
+    }
   }
   return faults;
 }
@@ -142,7 +145,8 @@ function legibility(least) {
     const { color, opacity } = behind(element);
     const [r, g, b, a] = rgba(getComputedStyle(element).color);
     const ratio = contrast(over([r, g, b, a * opacity], color), color);
-    const where = ancestors(element).slice(-3).map((e) => e.localName + [...e.classList].map((c) => "." + c).join("")).join(" > ");
+    const where = ancestors(element).slice(-3).map((e) => [e.localName, ...e.classList].join("."))
+      .join(" > ");
     if (ratio < least && !(faults.get(where)?.ratio <= ratio)) {
       faults.set(where, { ratio, text: name(element) });
     }

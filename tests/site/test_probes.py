@@ -76,7 +76,7 @@ def test_illegible_text_is_named(sound, scheme, markup):
 
 @pytest.mark.parametrize(("style", "color", "said"), [
     ("", "black", []),
-    ("background:white", "black", ["stands on"]),
+    ("background:white; filter:none", "black", ["stands on"]),
     ("filter:none", "black", ["its best contrast is"]),
     ("", "dimgray", ["its best contrast is"]),
 ])
@@ -128,9 +128,11 @@ def test_requests_that_leave_are_named(sound, code):
 def test_external_loads_are_named(tmp_path, markup):
     (tmp_path / "page.html").write_text(f"<p>one</p>\n{markup}\n")
     (tmp_path / "local.js").write_text("fetch('https://a.b/c.json')")
-    (tmp_path / "local.css").write_text("@import url('https://a.b/c.css');" * ("local.css" in markup))
+    if "local.css" in markup:
+        (tmp_path / "local.css").write_text("@import url('https://a.b/c.css');")
     faults = offline.external_loads(tmp_path)
-    assert len(faults) == 1 and "a.b" in faults[0] and faults[0].startswith(("page.html:2", "local"))
+    assert len(faults) == 1 and "a.b" in faults[0]
+    assert faults[0].startswith(("page.html:2", "local"))
     assert offline.main([str(tmp_path)]) == 1
 
 

@@ -3,6 +3,7 @@
 Run by `make site`.  SITE_DIR names another folder than _build/html.
 """
 import re
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
@@ -10,7 +11,6 @@ import offline
 import pytest
 from lecturelib import ledger
 from nbclient import NotebookClient
-from pathlib import Path
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -49,7 +49,7 @@ def test_each_part_holds_what_is_tested_below(site, part):
 
 def test_the_front_door_leads_into_the_book(site):
     target = re.search(r'url=([^"]+)"', (site / "index.html").read_text("utf-8")).group(1)
-    assert (site / target).is_file()
+    assert (site / target).is_file(), f"index.html leads to {target}, which is missing"
 
 
 # -------------------------------------------------------------------------------- every page
@@ -154,7 +154,7 @@ def test_the_switch_turns_the_lights_off_and_keeps_them_off(browser):
     browser.visit("book/appendix/notation.html")
     kept = browser.script(mode)
     browser.script("localStorage.clear()")
-    assert kept == "dark"
+    assert kept == "dark", f"after {presses} presses and on the next page the theme is {kept}"
     assert max(map(int, re.findall(r"\d+", page)[:3])) < 64, f"dark mode shows {page}"
 
 
