@@ -114,6 +114,20 @@ def survive(execute):
     return run
 
 
+def scripts_once(app, pagename, templatename, context, doctree) -> None:
+    """Jupyter Book adds some inline scripts twice, which is an error on the console, and those of
+    Thebe, which runs code on a server and is not used here."""
+    seen, kept = set(), []
+    for script in context.get("script_files", []):
+        attributes = getattr(script, "attributes", {})
+        body = attributes.get("body") or ""
+        if "thebe" in str(script.filename).lower() or "THEBE" in body or body and body in seen:
+            continue
+        seen.add(body)
+        kept.append(script)
+    context["script_files"] = kept
+
+
 def finish(app, error) -> None:
     if error is not None:
         return
@@ -421,6 +435,7 @@ def setup(app):
     app.connect("env-before-read-docs", appendix_last)
     app.connect("env-check-consistency", audit)
     app.connect("source-read", guard)
+    app.connect("html-page-context", scripts_once, priority=950)
     app.connect("build-finished", finish, priority=900)
     executors.executenb = survive(executors.executenb)
     app.lecture_broken, app.lecture_ledger = set(), True
