@@ -1,6 +1,7 @@
 """One headless Chromium, offline, that opens the pages of a built site under file://."""
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "-
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND")
 PROBES = (Path(__file__).parent / "probes.js").read_text("utf-8")
+# the theme preloads its icon fonts across origins: from file:// that fails, the fonts do not
+ICON_FONT = re.compile(r"/_static/vendor/fontawesome/[\w./-]+\.woff2")
 PATIENCE = 90  # seconds; a page with hundreds of formulas takes a slow machine a while
 SETTLED = """
 const done = arguments[0];
@@ -68,9 +71,8 @@ class Browser:
         self.requests += [m["params"]["url"] for m in messages
                           if m["method"] in ("Network.webSocketCreated",
                                              "Network.webTransportCreated")]
-        # the theme preloads its icon fonts across origins; from file:// only the preload fails
         self.errors = [entry["message"] for entry in self.driver.get_log("browser")
-                       if entry["level"] == "SEVERE" and ".woff2" not in entry["message"]]
+                       if entry["level"] == "SEVERE" and not ICON_FONT.search(entry["message"])]
 
     def foreign(self) -> list[str]:
         """Requests of the page for anything but files of the site and data it holds itself."""
