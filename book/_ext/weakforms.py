@@ -6,21 +6,17 @@
   otherwise take its pages for finished and say nothing.
 * A page that raises costs the build its success, not the other pages.
 * Every page's run is audited against the ledger; a fault is a warning, and `-W` makes it fatal.
-* The directives `ledger`, `errata`, `notation` and `reproducibility` render the appendix from
-  the ledger files and from what the pages recorded in this very build.
+* The directives of `appendix.py` render the appendix from the ledger files and from what the
+  pages recorded in this very build.
 """
-import json
-import platform
 import re
 import shutil
-import tomllib
-from importlib.metadata import version
 from pathlib import Path
 
-import nbformat
 import pages
+from appendix import Benchmarks, Errata, Ledger, Notation, Reproducibility
 from docutils import nodes
-from docutils.statemachine import StringList
+from executions import entries, root, runs, sources
 from jupyter_cache import get_cache
 from jupyter_cache.cache.db import NbCacheRecord
 from jupyter_cache.executors import utils as executors
@@ -28,15 +24,10 @@ from lecturelib import ledger
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective
 from sqlalchemy.exc import SQLAlchemyError
 from sphinx_proof.nodes import proof_node
 
 log = logging.getLogger(__name__)
-
-
-def root(app) -> Path:
-    return Path(app.srcdir)
 
 
 def key_cache(app, config) -> None:
@@ -145,51 +136,18 @@ def finish(app, error) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def appendix(docnames) -> list[str]:
+def appendix_pages(docnames) -> list[str]:
     return [d for d in docnames if d.startswith("book/appendix/")]
 
 
 def refresh_appendix(app, env, added, changed, removed):
-    return appendix(env.found_docs) if added or changed or removed else []
+    return appendix_pages(env.found_docs) if added or changed or removed else []
 
 
 def appendix_last(app, env, docnames) -> None:
     """The appendix reports on the other pages, so they are read, and run, before it."""
-    last = appendix(docnames)
+    last = appendix_pages(docnames)
     docnames[:] = [d for d in docnames if d not in last] + last
-
-
-def executed(app, docname: str):
-    """The page as executed; MyST-NB writes pages that came from the cache without outputs."""
-    path = Path(app.outdir).parent / "jupyter_execute" / f"{docname}.ipynb"
-    if not path.exists():
-        return None
-    notebook = nbformat.read(path, 4)
-    if not any(cell.get("outputs") for cell in notebook.cells):
-        try:
-            _, notebook = get_cache(app.config.nb_execution_cache_path).merge_match_into_notebook(
-                notebook)
-        except KeyError:
-            return None
-        nbformat.write(notebook, path)
-    return notebook
-
-
-def sources(app) -> dict[str, Path]:
-    """Page name (relative to book/) to source, for the notebooks that are in the build."""
-    book = root(app) / "book"
-    names = {p.relative_to(book).with_suffix("").as_posix(): p for p in pages.notebooks(book)}
-    return {n: p for n, p in names.items()
-            if f"book/{n}" in app.env.found_docs and f"book/{n}" not in app.lecture_broken}
-
-
-def runs(app) -> dict[str, list[dict]]:
-    found = {name: executed(app, f"book/{name}") for name in sources(app)}
-    return {name: ledger.records(nb) for name, nb in found.items() if nb is not None}
-
-
-def entries(app) -> list[ledger.Entry]:
-    return ledger.load(root(app) / "book" / "ledger") if app.lecture_ledger else []
 
 
 def audit(app, env) -> None:
@@ -249,180 +207,6 @@ class PrintableCharacters(SphinxPostTransform):
                 if getattr(block, "rawsource", None) == text:  # else it is not highlighted
                     block.rawsource = printable
                 block.replace(text, nodes.Text(printable))
-
-
-# ------------------------------------------------------------------------------ directives
-class Generated(SphinxDirective):
-    """Replace the directive by the MyST text that `text()` returns."""
-    has_content = False
-    optional_arguments = 1
-
-    def run(self):
-        lines = self.text().splitlines() if self.env.app.lecture_ledger else []
-        self.env.note_dependency(__file__)
-        for path in (root(self.env.app) / "book" / "ledger").iterdir():
-            self.env.note_dependency(str(path))
-        holder = self.parse(lines)
-        return holder
-
-    def parse(self, lines):
-        node = nodes.Element()
-        self.state.nested_parse(StringList(lines, source="ledger"), self.content_offset, node)
-        return node.children
-
-
-def cell(text: str) -> str:
-    return " ".join(text.split())
-
-
-def math(text: str) -> str:
-    """Bare math, or prose with $math$ in it, as inline MyST."""
-    text = cell(text)
-    if not text:
-        return ""
-    return text if "$" in text else f"${text}$"
-
-
-def table(header, rows, widths, classes="") -> list[str]:
-    if not rows:
-        return []
-    out = ["````{list-table}", ":header-rows: 1", f":widths: {widths}"]
-    out.append(f":class: longtable {classes}")
-    out.append("")
-    for row in [header, *rows]:
-        out += [f"{'*' if k == 0 else ' '} - {value}" for k, value in enumerate(row)]
-    return [*out, "````", ""]
-
-
-def reference(entry: ledger.Entry, built: dict) -> str:
-    if entry.page not in built:
-        return "page to come"
-    if entry.kind == "equation":
-        return f"{{eq}}`{entry.id}`"
-    if entry.kind == "remark" or entry.verdict == "to come":
-        return f"{{doc}}`/book/{entry.page}`"
-    return f"{{prf:ref}}`{entry.id}`"
-
-
-PARTS = {"pde": "Part I: neural networks for PDEs", "quantization": "Part II: quantization"}
-
-
-class Ledger(Generated):
-    def text(self):
-        app = self.env.app
-        built, ran = sources(app), runs(app)
-        declared = entries(app)
-        items = (root(app) / "book" / "ledger" / "numbered.txt").read_text("utf-8").splitlines()
-        numbered = [e for e in declared if e.notes in items]
-        done = [e for e in numbered if e.verdict != "to come"]
-        ours = sum(e.verdict == "ours" for e in declared)
-        lines = [f"Of the {len(numbered)} numbered items of the notes, **{len(done)} are done**: "
-                 f"{sum(e.verdict == 'holds' for e in done)} hold as printed, "
-                 f"{sum(e.verdict == 'corrected' for e in done)} are corrected and "
-                 f"{sum(e.verdict == 'definition' for e in done)} are definitions.",
-                 f"The pages add {ours} statements of their own.", ""]
-        for part, title in PARTS.items():
-            rows = []
-            for e in declared:
-                if not e.page.startswith(part + "/"):
-                    continue
-                checks = [r for r in ran.get(e.page, []) if r.get("label") == e.id]
-                how = sorted({r["how"] for r in checks if r["type"] == "check"})
-                if any(r["type"] == "counterexample" for r in checks):
-                    how.append("counterexample")
-                rows.append((reference(e, built), e.notes or "–", cell(e.title),
-                             "page to come" if e.verdict == "to come" else e.verdict,
-                             ", ".join(how) or "–"))
-            if rows:
-                lines += [f"## {title}", ""]
-                lines += table(("Here", "In the notes", "Statement", "Verdict", "Checked by"),
-                               rows, "16 16 36 15 17", "ledger")
-        return "\n".join(lines)
-
-
-class Errata(Generated):
-    def text(self):
-        app = self.env.app
-        built, ran = sources(app), runs(app)
-        lines = []
-        for part, title in PARTS.items():
-            wrong = [e for e in entries(app) if e.verdict == "corrected"
-                     and e.page.startswith(part + "/")]
-            if wrong:
-                lines += [f"## {title}", ""]
-            for e in wrong:
-                where = e.notes.strip("()") if e.notes.startswith("(") else e.notes
-                head = f"Equation ({where})" if e.notes.startswith("(") else \
-                    e.notes[0].upper() + e.notes[1:]
-                lines += [f"### {head}: {cell(e.title)}", "",
-                          f"Printed: {math(e.printed)}", "", f"Here: {math(e.ours)}", "",
-                          cell(e.why), "", f"Our statement: {reference(e, built)}.", ""]
-                told = [r["evidence"] for r in ran.get(e.page, [])
-                        if r["type"] == "check" and r["label"] == e.id and r["refutes"]]
-                lines += [f"The run that tells them apart: {text}." .replace("..", ".") + "\n"
-                          for text in told]
-        return "\n".join(lines)
-
-
-class Notation(Generated):
-    def text(self):
-        app = self.env.app
-        built = sources(app)
-        rows = []
-        for path in sorted((root(app) / "book" / "ledger").glob("*.toml")):
-            for s in tomllib.loads(path.read_text("utf-8")).get("symbol", []):
-                use = f"{{doc}}`/book/{s['page']}`" if s["page"] in built else "page to come"
-                rows.append((math(s["symbol"]), cell(s["meaning"]), cell(s["shape"]),
-                             f"`{s['code'].removeprefix('lecturelib.')}`" if s["code"] else "–",
-                             use))
-        return "\n".join(table(("Symbol", "Meaning", "Shape or units", "In `lecturelib`",
-                                "First use"), rows, "12 28 20 22 18", "notation"))
-
-
-class Reproducibility(Generated):
-    def text(self):
-        app = self.env.app
-        rows, seen = [], {}
-        for name, ran in runs(app).items():
-            done = [r for r in ran if r["type"] == "run"]
-            if not done:
-                continue
-            r = done[-1]
-            seen.update(r["versions"])
-            rows.append((f"{{doc}}`/book/{name}`", f"{r['seconds']:.1f}",
-                         f"{r['peak_bytes'] / 1e6:.0f}", r["device"], r["threads"],
-                         ", ".join(map(str, r["seeds"])) or "–", r["claims"],
-                         sum(x["type"] in ("check", "counterexample") for x in ran)))
-        lines = table(("Page", "Time (s)", "Peak memory (MB)", "Device", "Threads", "Seeds",
-                       "Claims", "Ledger checks"), rows, "28 9 12 10 10 11 9 11", "runs")
-        lines += [f"Digest of the library and the pinned versions: `{app.config.lecture_digest}`.",
-                  "", f"Machine: {platform.machine()}, {platform.system()}.", ""]
-        names = ("python", "torch", "numpy")
-        lines += [", ".join(f"{n} {seen[n]}" for n in names if n in seen)
-                  + "".join(f", {p} {version(p)}" for p in
-                            ("scipy", "sympy", "matplotlib", "jupyter-book", "sphinx", "myst-nb"))
-                  + "."]
-        return "\n".join(lines)
-
-
-class Benchmarks(Generated):
-    """The committed results of `make bench`, one table a module."""
-
-    def text(self):
-        lines = []
-        for path in sorted((root(self.env.app) / "benchmarks" / "results").glob("*.json")):
-            self.env.note_dependency(str(path))
-            stored = json.loads(path.read_text("utf-8"))
-            m = stored["machine"]
-            where = f"{m['gpu']}, " if m["gpu"] else ""
-            lines += [f"**{path.stem}**: {where}{m['cpu']}, {m['threads']} threads, "
-                      f"torch {m['torch']}, {m['date']}.", ""]
-            rows = [(cell(r["kernel"]), cell(r["ours"]), cell(r["peer"]), f"{r['ratio']:.3g}",
-                     "{:.3g} to {:.3g}".format(*r["spread"]), cell(r["agreement"]))
-                    for r in stored["rows"]]
-            lines += table(("Kernel", "Ours", "Peer or limit", "Ratio", "Spread", "Agreement"),
-                           rows, "26 14 22 9 13 16", "runs")
-        return "\n".join(lines)
 
 
 def setup(app):

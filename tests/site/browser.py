@@ -117,6 +117,7 @@ class Browser:
             {"name": "prefers-reduced-motion", "value": "reduce"}])
 
     def theme(self, scheme: str):
+        self.command("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)  # points at nothing
         self.media(scheme)
         self.until("return document.documentElement.dataset.theme === arguments[0]", scheme)
 

@@ -141,7 +141,9 @@ function legibility(least) {
     if (seen.has(element)) continue;
     seen.add(element);
     const { width, height } = element.getBoundingClientRect();
-    if (!element.checkVisibility({ visibilityProperty: true }) || width * height < 4) continue;
+    const pointed = element.matches("a.headerlink"); // is there once its heading is pointed at
+    if (!pointed && !element.checkVisibility({ visibilityProperty: true })) continue;
+    if (width * height < 4) continue;
     const { color, opacity } = behind(element);
     const [r, g, b, a] = rgba(getComputedStyle(element).color);
     const ratio = contrast(over([r, g, b, a * opacity], color), color);

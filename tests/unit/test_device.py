@@ -1,13 +1,59 @@
 """The kernels run where their input lives and give the CPU's results: `pytest --device cuda`."""
 import pytest
 import torch
+from lecturelib.pde import discretize, energies, evolution, natural_gradient, networks, operators
+from lecturelib.pde import regression, sample_space, spectral
+from lecturelib.pde.domains import Box
 from lecturelib.quantization import uniform
 
-KERNELS = {
+QUANTIZERS = {
     "quantize": lambda x: uniform.quantize(x, 0.1, bounds=(-8, 7)),
     "quantize, mid-rise": lambda x: uniform.quantize(x, 0.1, offset=0.5),
     "encode": lambda x: uniform.encode(x, 0.1),
     "decode": lambda x: uniform.decode(uniform.encode(x, 0.1), 0.1, dtype=x.dtype),
+}
+
+
+def network(x):
+    u = networks.Shallow.random(5, Box.unit(x.shape[1]), torch.Generator().manual_seed(1))
+    return networks.Shallow(*(p.to(x) for p in (u.W, u.b, u.a, u.c)))
+
+
+def deep(x):
+    u = networks.Deep.random([x.shape[1], 6, 6, 1], torch.Generator().manual_seed(1))
+    return networks.Deep(u.theta.to(x), u.widths)
+
+
+def zero(x):
+    return torch.zeros_like(x[:, 0])
+
+
+def form(x):
+    ones = torch.ones_like(x[:, 0]) / len(x)
+    edge = x.clone()
+    edge[:, 0] = 0
+    return energies.StrongForm(lambda x: x[:, 0], (x, ones), zero, (edge, ones))
+
+
+def neural_operator(x):
+    net = operators.NeuralOperator(spectral.Fourier(4), 3, 2, generator=torch.Generator().manual_seed(1))
+    return net.to(x)(x.T.contiguous()).detach()
+
+
+SOLVERS = {
+    "laplacian of a shallow network": lambda x: network(x).laplacian(x),
+    "laplacian of a deep network": lambda x: deep(x).laplacian(x),
+    "tangent functions": lambda x: network(x).tangent_laplacian(x),
+    "tangent functions of a deep network": lambda x: deep(x).tangent_gradient(x),
+    "residual": lambda x: form(x).residual(network(x), 10.0),
+    "tangent kernel": lambda x: sample_space.Tangent(network(x), form(x), 10.0).kernel(),
+    "Gauss-Newton": lambda x: natural_gradient.gauss_newton(network(x), form(x), cutoff=1e-2, iterations=2).u.theta,
+    "finite differences": lambda x: discretize.neumann_laplacian(x.T.contiguous()),
+    "spectral layer": neural_operator,
+    "Burgers": lambda x: evolution.burgers(x.T - x.T.mean(1, keepdim=True), 0.1, 0.5),
+    "Darcy": lambda x: evolution.Darcy(x[:, 0].exp().reshape(1, 8, 8)).apply(x[:, 1].reshape(1, 8, 8)),
+    "principal components": lambda x: regression.PCA.fit(x).decode(regression.PCA.fit(x).encode(x, 2)),
+    "kernel interpolation": lambda x: regression.Kernel.fit(x, x.sin())(x + 0.1),
 }
 
 
@@ -17,9 +63,17 @@ def device(request):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_same_result_where_the_input_lives(kernel, dtype, device):
+@pytest.mark.parametrize("kernel", QUANTIZERS)
+def test_same_codes_where_the_input_lives(kernel, dtype, device):
     x = torch.randn(1 << 12, generator=torch.Generator().manual_seed(0)).to(dtype)
-    there = KERNELS[kernel](x.to(device))
+    there = QUANTIZERS[kernel](x.to(device))
     assert there.device.type == device.type
-    assert torch.equal(there.cpu(), KERNELS[kernel](x))
+    assert torch.equal(there.cpu(), QUANTIZERS[kernel](x))
+
+
+@pytest.mark.parametrize("kernel", SOLVERS)
+def test_same_solution_where_the_points_live(kernel, device):
+    x = torch.rand(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    there, here = SOLVERS[kernel](x.to(device)), SOLVERS[kernel](x)
+    assert there.device.type == device.type and there.dtype == x.dtype
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-6, atol=1e-8)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from lecturelib.pde import approximation, bases, curse, forms, galerkin
 from lecturelib.pde.domains import Box
 
-torch.set_num_threads(1)
 PI = math.pi
 F64 = torch.float64
 X = sympy.symbols("x y")

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from lecturelib.pde import approximation, fem, galerkin, mesh
 from skfem.models.poisson import laplace, mass
 
-torch.set_num_threads(1)
 F64 = torch.float64
 X = sympy.symbols("x y")
 SMOOTH = sympy.cos(sympy.pi * X[0]) * sympy.cos(2 * sympy.pi * X[1])
