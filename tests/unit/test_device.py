@@ -4,13 +4,23 @@ import torch
 from lecturelib.pde import discretize, energies, evolution, natural_gradient, networks, operators
 from lecturelib.pde import regression, sample_space, spectral
 from lecturelib.pde.domains import Box
-from lecturelib.quantization import uniform
+from lecturelib.quantization import codebooks, companding, dither, float_formats, lattices, power, uniform
 
+LEVELS = torch.tensor([-1.5, -0.4, 0.1, 0.5, 2.0], dtype=torch.float64)
 QUANTIZERS = {
     "quantize": lambda x: uniform.quantize(x, 0.1, bounds=(-8, 7)),
     "quantize, mid-rise": lambda x: uniform.quantize(x, 0.1, offset=0.5),
     "encode": lambda x: uniform.encode(x, 0.1),
     "decode": lambda x: uniform.decode(uniform.encode(x, 0.1), 0.1, dtype=x.dtype),
+    "subtractive dither": lambda x: dither.quantize(x, 0.1, 7),
+    "stochastic rounding": lambda x: dither.stochastic_round(x, 0.1, 7),
+    "codebook": lambda x: codebooks.encode(x, LEVELS.to(x)),
+    "E2M1": lambda x: float_formats.encode(x, float_formats.FORMATS["e2m1"]),
+    "E4M3": lambda x: float_formats.quantize(x, float_formats.FORMATS["e4m3fn"]),
+    "hexagonal lattice": lambda x: lattices.hexagonal().nearest(x.double().view(-1, 2)),
+    "E8": lambda x: lattices.e8().nearest(x.double().view(-1, 8)),
+    "power grid": lambda x: power.encode(x, 0.75, 0.2, 15),
+    "mu law": lambda x: companding.encode(x, companding.mu_law(255.0, 4.0).compress, 16),
 }
 
 

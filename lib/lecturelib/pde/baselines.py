@@ -43,7 +43,7 @@ def adam(u, loss, iterations: int, rate: float = 1e-2, watch=None, every: int = 
 def lbfgs(u, loss, iterations: int, memory: int = 100, watch=None, every: int = 50) -> Run:
     """L-BFGS with `memory` pairs and a strong Wolfe line search; stops by itself when it stalls.
 
-    Arguments as in `adam`.
+    Arguments as in `adam`; `run.loss` holds one loss per `every` iterations, before them.
 
     >>> from lecturelib.pde.domains import Box
     >>> from lecturelib.pde.networks import Shallow
@@ -55,8 +55,8 @@ def lbfgs(u, loss, iterations: int, memory: int = 100, watch=None, every: int = 
     theta = u.theta.detach().clone().requires_grad_()
     _check.whole("iterations", iterations, 1)
     run, chunk = Run(u), min(every, iterations)
-    optimizer = torch.optim.LBFGS([theta], max_iter=chunk, history_size=memory, tolerance_grad=0.0,
-                                  tolerance_change=0.0, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([theta], max_iter=chunk, max_eval=25 * chunk, history_size=memory,
+                                  tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe")
 
     def closure():
         optimizer.zero_grad()
@@ -65,8 +65,9 @@ def lbfgs(u, loss, iterations: int, memory: int = 100, watch=None, every: int = 
         return value
 
     for k in range(0, iterations, chunk):
+        optimizer.param_groups[0]["max_iter"] = some = min(chunk, iterations - k)
         value = optimizer.step(closure)
-        _record(run, k + chunk - 1, value, u, theta, watch, 1)
+        _record(run, k + some - 1, value, u, theta, watch, 1)
     run.u = u.at(theta.detach())
     return run
 

@@ -112,6 +112,7 @@ class Tensor:
 
     def _tables(self, x, orders):
         """One table (n, N) per axis, of the derivative of the given order."""
+        _columns(x, self.d)
         return [FAMILIES[self.family](x[:, i] - a, b - a, K, m)[:, self.index[:, i]] for i, (a, b, K, m)
                 in enumerate(zip(self.box.lower, self.box.upper, self.K, orders))]
 
@@ -214,6 +215,7 @@ class RandomFeatures:
         return cls(weight, -(weight * through).sum(1), box, activation, order)
 
     def _sigma(self, x, m):
+        _columns(x, self.d)
         return ACTIVATIONS[self.activation](torch.addmm(self.bias, x, self.weight.T), m)
 
     def evaluate(self, x: torch.Tensor) -> torch.Tensor:
@@ -245,6 +247,11 @@ def _tanh(z, m):
 
 
 ACTIVATIONS = {"tanh": _tanh, "cos": lambda z, m: torch.cos(z + m * (math.pi / 2))}
+
+
+def _columns(x, d):
+    if x.ndim != 2 or x.shape[1] != d:
+        raise ValueError(f"x must have shape (n, {d}); got {tuple(x.shape)}")
 
 
 def _unit(d, i, m=1):

@@ -165,7 +165,8 @@ def soft_dirichlet_bound(u, f, g, box, interior, boundary, sigmas: float = 3.0) 
     interior, boundary : (points, weights) of a rule, or points only: independent and uniform, and
         then `sigmas` standard errors are added to each mean square.
 
-    Raises ValueError for values of the wrong shape or not finite.
+    Raises ValueError for values of the wrong shape or not finite, weights that do not match the
+    points, and fewer than four points without weights.
 
     >>> from lecturelib.pde.domains import Box
     >>> box, u = Box.unit(2), Function(lambda x: x[:, 0])
@@ -174,6 +175,7 @@ def soft_dirichlet_bound(u, f, g, box, interior, boundary, sigmas: float = 3.0) 
     >>> c.interior, round(c.boundary ** 2 * math.pi, 12)          # ‖1‖ on the boundary is 2
     (0.0, 8.0)
     """
+    _check.positive("sigmas", sigmas)
     sides = [b - a for a, b in zip(box.lower, box.upper)]
     volume = math.prod(sides)
     surface = 2 * sum(volume / s for s in sides)
@@ -182,7 +184,10 @@ def soft_dirichlet_bound(u, f, g, box, interior, boundary, sigmas: float = 3.0) 
         x, w = (rule, None) if isinstance(rule, torch.Tensor) else rule[:2]
         square = misfit(_check.tensor("points", x, 2)).square()
         if w is not None:
+            if len(_check.tensor("weights", w, 1)) != len(x) or not bool((w > 0).all()):
+                raise ValueError(f"weights must be positive, one per point; got {len(w)} for {len(x)} points")
             return math.sqrt(float(w @ square))
+        _check.whole("len(points), without weights,", len(x), 4)
         return math.sqrt(measure * float(square.mean() + sigmas * square.std() / math.sqrt(len(x))))
 
     with torch.no_grad():

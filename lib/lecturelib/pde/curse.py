@@ -72,12 +72,13 @@ def tensor_solve(A: torch.Tensor, M: torch.Tensor, F: torch.Tensor) -> torch.Ten
     A, M : symmetric `(N, N)`, A positive semidefinite, M positive definite.
     F : `(N, …, N)`, d axes, orthogonal to constants.
 
-    Raises ValueError if A and M do not fit F.
+    Raises ValueError if A and M do not fit F, or are not finite.
 
     >>> A, M = line_matrices(1)[1:]
     >>> tensor_solve(A, M, torch.tensor([1.0, -1.0], dtype=torch.float64)).round(decimals=12).tolist()
     [0.5, -0.5]
     """
+    _check.tensor("F", F), _check.tensor("A", A, 2), _check.tensor("M", M, 2)
     N, d = F.shape[0], F.ndim
     if A.shape != (N, N) or M.shape != (N, N) or F.shape != (N,) * d:
         raise ValueError(f"A and M must have shape ({N}, {N}) and F {(N,) * d}; got {tuple(A.shape)}, "

@@ -78,7 +78,7 @@ class RitzForm:
     potential : triple of callables (Φ, Φ', Φ'') of the values of u, Φ'' ≥ 0.
     vanishing : True if every u passed in is zero on the boundary (Dirichlet): then nothing is added.
 
-    Raises ValueError if ∫f ≠ 0 where that is needed, saying ∫f.
+    Raises ValueError if ∫f ≠ 0 where that is needed, saying ∫f; `tangent` also where Φ'' < 0.
 
     >>> from lecturelib.pde.domains import Box
     >>> RitzForm(lambda x: x[:, 0], Box.unit(1).quadrature(4))
@@ -115,7 +115,10 @@ class RitzForm:
         g = B.T @ (w[:, None] * u.gradient(self.x)).flatten() - T.T @ (self.w * load)
         rows = [B]
         if self.potential is not None:
-            rows.append((w * self.potential[2](v).sqrt())[:, None] * T)
+            bend = self.potential[2](v)
+            if not bool((bend >= 0).all()):
+                raise ValueError(f"potential must be convex; its second derivative reaches {float(bend.min()):g}")
+            rows.append((w * bend.sqrt())[:, None] * T)
         if self.mean:
             mean = self.w @ T
             rows.append(mean[None])
@@ -161,7 +164,7 @@ def _corners(box, generator, dtype):
 
 def _rule(name, rule):
     x, w = _check.tensor(f"{name} points", rule[0], 2), _check.tensor(f"{name} weights", rule[1], 1)
-    if len(w) != len(x) or float(w.min()) <= 0:
+    if len(w) != len(x) or not len(w) or float(w.min()) <= 0:
         raise ValueError(f"{name} must have one positive weight per point; got {len(w)} for "
                          f"{len(x)} points, the least {float(w.min()) if len(w) else float('nan'):g}")
     return x, w

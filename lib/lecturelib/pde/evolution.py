@@ -137,7 +137,8 @@ class Darcy:
         """u `(count, n, n)` with residual at most `tolerance`·‖f‖ for every sample.
 
         f is `(n, n)` or `(count, n, n)` with mean zero; `start` an initial guess; `watch(j, u)` sees
-        every iterate.  Raises ValueError if ∫f ≠ 0 (says by how much) or on no convergence.
+        every iterate.  Raises ValueError if ∫f ≠ 0 (says by how much), on no convergence, or if an
+        argument has the wrong shape or is not finite.
 
         >>> x = torch.cos(math.pi * (torch.arange(8, dtype=torch.float64) + 0.5) / 8)
         >>> u = Darcy(torch.ones(1, 8, 8, dtype=torch.float64)).solve(x[:, None] * x)
@@ -147,6 +148,9 @@ class Darcy:
         """
         if _check.tensor("f", f).shape[-2:] != self.a.shape[1:]:
             raise ValueError(f"f must end in {tuple(self.a.shape[1:])}; got {tuple(f.shape)}")
+        _check.positive("tolerance", tolerance), _check.whole("iterations", iterations, 0)
+        if start is not None and _check.tensor("start", start, 3).shape != self.a.shape:
+            raise ValueError(f"start must have shape {tuple(self.a.shape)}; got {tuple(start.shape)}")
         f = f.expand_as(self.a)
         size = _norm(f)
         worst = float((f.mean((1, 2)).abs() / size.clamp_min(1e-300)).max()) * self.n

@@ -22,6 +22,12 @@ def spectrum(K: torch.Tensor) -> torch.Tensor:
     Raises ValueError if K is not square and symmetric or a diagonal entry is not positive (that
     basis function is constant).
     """
+    size = _sizes(K)
+    return torch.linalg.eigvalsh(K * torch.outer(size, size))
+
+
+def _sizes(K) -> torch.Tensor:
+    """The diagonal of $D^{-1/2}$, after the checks."""
     _check.tensor("K", K, 2)
     if K.shape[0] != K.shape[1] or not torch.allclose(K, K.T, rtol=1e-10, atol=1e-12 * float(K.abs().max())):
         raise ValueError(f"K must be square and symmetric; got shape {tuple(K.shape)}")
@@ -29,7 +35,7 @@ def spectrum(K: torch.Tensor) -> torch.Tensor:
     if size.min() <= 0:
         raise ValueError(f"basis must hold no constants: function {int(size.argmin())} has energy "
                          f"{float(size.min()):.3g}")
-    return torch.linalg.eigvalsh(K / torch.outer(size, size).sqrt())
+    return size.rsqrt()
 
 
 def rank(K: torch.Tensor) -> int:
@@ -59,7 +65,7 @@ def solve(K: torch.Tensor, F: torch.Tensor, cutoff: float | None = None) -> torc
 
     With `cutoff`, solve in the eigenvectors of the scaled matrix whose eigenvalues exceed `cutoff`
     times the largest instead: for bases that are dependent at working precision.
-    Raises ValueError, without `cutoff`, if the basis is linearly dependent modulo constants; the
+    Raises ValueError if a function of the basis is constant and, without `cutoff`, if the basis is linearly dependent modulo constants; the
     message says the rank.
 
     >>> solve(torch.eye(2), torch.ones(2)).tolist()
@@ -73,7 +79,7 @@ def solve(K: torch.Tensor, F: torch.Tensor, cutoff: float | None = None) -> torc
     if _check.tensor("K", K, 2).shape != (len(F), len(F)):
         raise ValueError(f"K must have shape ({len(F)}, {len(F)}); got {tuple(K.shape)}")
     if cutoff is not None:
-        size = K.diagonal().rsqrt()
+        size = _sizes(K)
         values, V = torch.linalg.eigh(K * torch.outer(size, size))
         keep = values > _check.positive("cutoff", cutoff) * values[-1]
         return size * (V[:, keep] @ (V[:, keep].T @ (size * F) / values[keep]))
@@ -81,7 +87,7 @@ def solve(K: torch.Tensor, F: torch.Tensor, cutoff: float | None = None) -> torc
     if r < len(K):
         raise ValueError("basis must be linearly independent modulo constants; its stiffness matrix "
                          f"has rank {r} of {len(K)}")
-    size = K.diagonal().rsqrt()
+    size = _sizes(K)
     L = torch.linalg.cholesky(K * torch.outer(size, size))
     return size * torch.cholesky_solve((size * F)[:, None], L)[:, 0]
 
@@ -165,7 +171,8 @@ def least_squares(basis, f, g, interior, boundary, weight: float = 1e4,
     interior, boundary : pairs of points `(n, d)` and weights `(n,)`.
     weight : β.
 
-    Raises ValueError if there are fewer rows than basis functions or `f`, `g` are not as expected.
+    Raises ValueError if there are fewer rows than basis functions, a weight is negative, or `f`, `g`
+    are not as expected.
 
     >>> from lecturelib.pde import bases
     >>> from lecturelib.pde.domains import Box
@@ -180,6 +187,9 @@ def least_squares(basis, f, g, interior, boundary, weight: float = 1e4,
     if len(x) + len(s) < basis.N:
         raise ValueError(f"interior and boundary must hold at least {basis.N} points; got "
                          f"{len(x)} + {len(s)}")
+    for name, points, rule in (("interior", x, w), ("boundary", s, v)):
+        if _check.tensor(name, rule, 1).shape != points.shape[:1] or bool((rule < 0).any()):
+            raise ValueError(f"{name} must hold one weight ≥ 0 for each of its {len(points)} points")
     root, edge = w.sqrt(), (_check.positive("weight", weight) * v).sqrt()
     A = torch.cat([basis.laplacian(x).mul_(root[:, None]), basis.evaluate(s).mul_(edge[:, None])])
     b = torch.cat([-root * sample(f, x, "right-hand side f"), edge * sample(g, s, "boundary values g")])
@@ -187,4 +197,4 @@ def least_squares(basis, f, g, interior, boundary, weight: float = 1e4,
     U, S, Vh = torch.linalg.svd(R[:basis.N, :basis.N])
     keep = S > cutoff * S[0]
     c = Vh.T[:, keep] @ ((U.T @ R[:basis.N, -1])[keep] / S[keep])
-    return LeastSquares(basis.function(c), float((A @ c - b).norm() / b.norm()), int(keep.sum()))
+    return LeastSquares(basis.function(c), float((A @ c - b).norm() / b.norm().clamp(min=1e-300)), int(keep.sum()))

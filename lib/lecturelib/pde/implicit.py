@@ -176,16 +176,16 @@ def root(problem: Problem, theta: torch.Tensor, u: torch.Tensor, tolerance: floa
     """
     _check.tensor("theta", theta)
     u = _check.tensor("u", u, 1).detach()
+    _check.whole("steps", steps, 1)
     with torch.no_grad():
         r = problem.residual(u, theta)
         for _ in range(steps):
             step = solve(problem.jacobian(u, theta), problem.pattern, r)
             t, norm = 1.0, torch.linalg.vector_norm(r)
-            while t > 1e-4:
-                trial = problem.residual(u - t * step, theta)
-                if torch.linalg.vector_norm(trial) <= norm:
-                    break
+            trial = problem.residual(u - step, theta)
+            while t > 1e-4 and not torch.linalg.vector_norm(trial) <= norm:
                 t /= 2
+                trial = problem.residual(u - t * step, theta)
             u, r = u - t * step, trial
             if step.abs().max() <= tolerance * (1 + u.abs().max()):
                 break

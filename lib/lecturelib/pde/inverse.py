@@ -95,7 +95,7 @@ class Elliptic:
 
         `load` `(nodes,)` replaces $\\int f\\varphi_i$; under Neumann conditions its total is taken out
         in proportion to `weights`, since it acts on functions of mean zero.
-        Raises ValueError unless a is positive and finite.
+        Raises ValueError unless a is positive and finite and the load fits the nodes.
         """
         _check.tensor("a", a, 1)
         if len(a) != self.n**self.d or not a.detach().min() > 0:
@@ -103,8 +103,11 @@ class Elliptic:
                              f"smallest {float(a.detach().min()):.3g}")
         if load is None:
             load = self.load
-        elif self.boundary == "neumann":
-            load = load - self.weights * load.sum()
+        else:
+            if _check.tensor("load", load, 1).shape != self.load.shape:
+                raise ValueError(f"load must have {len(self.nodes)} entries; got {len(load)}")
+            if self.boundary == "neumann":
+                load = load - self.weights * load.sum()
         return self._invert(a, load)
 
     def jacobian(self, a: torch.Tensor, u: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
@@ -148,7 +151,8 @@ def fit(forward: Callable, data: torch.Tensor, sigma: float, start: torch.Tensor
 
     The least-squares problem of each step is solved by QR, never by its normal equations; a step
     is halved until `forward` accepts the point and the objective decreases.
-    Raises ValueError if it does not converge (it says how long the last step was) or if data and
+    Raises ValueError if it does not converge (it says how long the last step was), if `forward`
+    returns the wrong shape or, where it cannot be avoided by shorter steps, NaN, or if data and
     prior together leave a direction free.
 
     >>> A = torch.tensor([[1.0], [1.0]])
@@ -166,6 +170,7 @@ def fit(forward: Callable, data: torch.Tensor, sigma: float, start: torch.Tensor
         if u.shape != data.shape or J.shape != (len(data), len(m)):
             raise ValueError(f"forward must return shapes {(len(data),)} and {(len(data), len(m))}; "
                              f"got {tuple(u.shape)} and {tuple(J.shape)}")
+        _check.tensor("forward(m)", u), _check.tensor("the Jacobian of forward", J)
         return torch.cat([(u - data) / sigma, root @ (m - start)]), J / sigma
 
     m, (r, J) = start.clone(), evaluate(start)
@@ -201,6 +206,8 @@ def laplace(J: torch.Tensor, root: torch.Tensor) -> torch.Tensor:
     tensor([[0.5000, 0.0000],
             [0.0000, 1.0000]])
     """
+    if _check.tensor("J", J, 2).shape[1] != _check.tensor("root", root, 2).shape[1]:
+        raise ValueError(f"root must have {J.shape[1]} columns; got {root.shape[1]}")
     s, V = torch.linalg.svd(torch.cat([J, root]), full_matrices=False)[1:]
     rank = int((s > J.shape[1] * torch.finfo(s.dtype).eps * s.max()).sum())
     if rank < J.shape[1]:
@@ -213,11 +220,13 @@ def filtered(A: torch.Tensor, data: torch.Tensor, gamma: torch.Tensor):
     """Tikhonov solutions $(A^TA+\\gamma I)^{-1}A^Td$ for many γ at once, by one SVD (prop-id-discrepancy).
 
     Returns the solutions `(len(gamma), k)` and the residual norms `(len(gamma),)`.
+    Raises ValueError on wrong shapes, NaN or a negative γ.
 
     >>> x, r = filtered(torch.eye(2), torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0]))
     >>> x[1].tolist(), r.tolist()
     ([1.5, 2.0], [0.0, 2.5])
     """
+    _linear(A, gamma, "data", data, 0)
     U, s, Vh = torch.linalg.svd(A, full_matrices=False)
     b = U.T @ data
     outside = (data @ data - b @ b).clamp_min(0)
@@ -228,10 +237,19 @@ def filtered(A: torch.Tensor, data: torch.Tensor, gamma: torch.Tensor):
 
 def risk(A: torch.Tensor, x: torch.Tensor, sigma: float, gamma: torch.Tensor):
     """Squared bias and variance of the Tikhonov solution at each γ, exactly (eq-id-risk)."""
+    _linear(A, gamma, "x", x, 1), _check.positive("sigma", sigma)
     _, s, Vh = torch.linalg.svd(A, full_matrices=False)
     g = gamma[:, None]
     bias = ((g / (s**2 + g) * (Vh @ x)) ** 2).sum(1) + (x @ x - (Vh @ x) @ (Vh @ x)).clamp_min(0)
     return bias, sigma**2 * ((s / (s**2 + g)) ** 2).sum(1)
+
+
+def _linear(A, gamma, name, vector, axis) -> None:
+    _check.tensor("A", A, 2), _check.tensor("gamma", gamma, 1), _check.tensor(name, vector, 1)
+    if len(vector) != A.shape[axis]:
+        raise ValueError(f"{name} must have {A.shape[axis]} entries; got {len(vector)}")
+    if bool((gamma < 0).any()):
+        raise ValueError(f"gamma must not be negative; its least value is {float(gamma.min()):.3g}")
 
 
 def discrepancy(residual: Callable, target: float, low: float = 1e-12, high: float = 1e12,
@@ -249,6 +267,7 @@ def discrepancy(residual: Callable, target: float, low: float = 1e-12, high: flo
         raise ValueError(f"target must lie between the residuals {ends[0]:.3g} at γ = {low:g} and "
                          f"{ends[1]:.3g} at γ = {high:g}; got {target:.3g}")
     a, b = math.log(low), math.log(high)
+    tolerance = max(_check.positive("tolerance", tolerance), 1e-13)      # bisection cannot do better
     while b - a > tolerance:
         middle = (a + b) / 2
         a, b = (middle, b) if residual(math.exp(middle)) < target else (a, middle)

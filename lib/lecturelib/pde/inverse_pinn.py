@@ -102,7 +102,7 @@ class InversePinn:
     points, data, sigma : where u was measured `(N, d)`, the values `(N,)`, the noise's deviation.
     order : points per axis of the Gauss rule for the residual of the equation.
 
-    Raises ValueError on shapes that do not fit, and on NaN.
+    Raises ValueError on shapes that do not fit, on NaN, and if f vanishes.
     """
 
     def __init__(self, f: Callable, points: torch.Tensor, data: torch.Tensor, sigma: float,
@@ -118,7 +118,7 @@ class InversePinn:
         self.f = _check.tensor("f", f(self.x))
         if self.f.shape != w.shape:
             raise ValueError(f"f must return shape {tuple(w.shape)}; got {tuple(self.f.shape)}")
-        scale = len(data) ** 0.5 / ((w @ self.f**2) ** 0.5)
+        scale = len(data) ** 0.5 / _check.positive("the norm of f", (w @ self.f**2) ** 0.5)
         self.w, self.edge_w = scale * w.sqrt(), scale * edge_w.sqrt()
 
     def residual(self, u: Shallow, a: Shallow, weight: float, hidden: bool):

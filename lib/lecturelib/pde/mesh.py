@@ -19,8 +19,8 @@ class Mesh:
     points : floating tensor `(n, d)`; cells : integer tensor `(T, d+1)` of vertex numbers.
 
     Attributes: `volumes` `(T,)`, `d`, `h` (longest edge).
-    Raises ValueError if a cell is degenerate (says which, and its volume), if vertex numbers are out
-    of range, or if a point belongs to no cell.
+    Raises ValueError if a cell is degenerate (says which, and its volume), if vertex numbers are no
+    integers or out of range, or if a point belongs to no cell.
 
     >>> Mesh(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0, 1, 2]])).volumes
     tensor([0.5000])
@@ -37,7 +37,7 @@ class Mesh:
             raise ValueError(f"points must have 1 or 2 columns; got {self.d}")
         if cells.ndim != 2 or cells.shape[1] != self.d + 1 or not len(cells):
             raise ValueError(f"cells must have shape (T, {self.d + 1}); got {tuple(cells.shape)}")
-        if cells.min() < 0 or cells.max() >= len(points):
+        if cells.is_floating_point() or cells.min() < 0 or cells.max() >= len(points):
             raise ValueError(f"cells must hold vertex numbers from 0 to {len(points) - 1}")
         if unused := int((torch.bincount(cells.ravel(), minlength=len(points)) == 0).sum()):
             raise ValueError(f"every point must belong to a cell; {unused} of {len(points)} do not")
@@ -89,7 +89,8 @@ class Mesh:
         """
         if self._located is not None and self._located[0] is x and self._located[1] == x._version:
             return self._located[2:]
-        _check.tensor("x", x, 2)
+        if _check.tensor("x", x, 2).shape[1] != self.d:
+            raise ValueError(f"x must have {self.d} columns; got {x.shape[1]}")
         bin_of, first, count, sorted_cells = self._grid()
         b = bin_of(x)
         point, offset = ragged(count[b])
@@ -141,12 +142,14 @@ def from_skfem(mesh, dtype=torch.float64, device=None) -> Mesh:
 
 
 def interval(points, dtype=torch.float64, device=None) -> Mesh:
-    """The mesh of the sorted numbers `points`, at least two.
+    """The mesh of the sorted numbers `points`, at least two; ValueError if they are not ascending.
 
     >>> interval([0, 0.25, 1]).volumes.tolist()
     [0.25, 0.75]
     """
     x = torch.as_tensor(points, dtype=dtype, device=device).reshape(-1, 1)
+    if bool((x.diff(dim=0) < 0).any()):
+        raise ValueError("points must be sorted; some are less than the one before them")
     number = torch.arange(len(x), device=x.device)
     return Mesh(x, torch.stack([number[:-1], number[1:]], 1))
 

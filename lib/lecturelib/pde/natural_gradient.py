@@ -25,8 +25,8 @@ class Pseudoinverse:
     """$J^+$ at any relative cutoff, from one factorization.
 
     `Pseudoinverse.qr(J, r)` solves by QR and the SVD of R, singular values below cutoff·σ₁ dropped;
-    `Pseudoinverse.gram(G, g)` with G = JᵀJ and g = Jᵀr, eigenvalues below cutoff²·λ₁ dropped, and never
-    less than P·eps·λ₁ kept, the rounding error of G.
+    `Pseudoinverse.gram(G, g)` with G = JᵀJ and g = Jᵀr, eigenvalues below cutoff²·λ₁ dropped, and
+    always those below P·eps·λ₁, the rounding error of G.
 
     >>> J = torch.tensor([[2.0, 0.0], [0.0, 1e-9], [0.0, 0.0]], dtype=torch.float64)
     >>> r = torch.ones(3, dtype=torch.float64)
@@ -41,9 +41,10 @@ class Pseudoinverse:
 
     @classmethod
     def qr(cls, J, r):
-        if J.shape[0] > J.shape[1]:
-            Q, J = torch.linalg.qr(J)
-            r = Q.T @ r
+        p = J.shape[1]
+        if J.shape[0] > p:                              # R and Qᵀr from one sweep; Q is never formed
+            R = torch.linalg.qr(torch.cat([J, r[:, None]], 1), mode="r")[1]
+            J, r = R[:p, :p], R[:p, p]
         U, s, Vh = torch.linalg.svd(J, full_matrices=False)
         return cls(Vh.T, s, (U.T @ r) / s)
 
@@ -115,7 +116,8 @@ def gauss_newton(u, form, betas=(1.0, 100.0, 1e4), cutoff: float = 1e-8, iterati
     watch : called with (iteration, network) after every step.
     tolerance : if given, the loss that must be reached.
 
-    Raises ValueError if `tolerance` is missed, saying by how much, or if a loss is not finite.
+    Raises ValueError if `tolerance` is missed, saying by how much, if a loss is not finite, or if
+    `betas` is empty or not positive.
 
     >>> from lecturelib.pde.domains import Box
     >>> from lecturelib.pde.energies import StrongForm
@@ -129,6 +131,9 @@ def gauss_newton(u, form, betas=(1.0, 100.0, 1e4), cutoff: float = 1e-8, iterati
     """
     if solve not in ("qr", "gram"):
         raise ValueError(f"solve must be 'qr' or 'gram'; got {solve!r}")
+    betas = [_check.positive("betas", beta) for beta in betas]
+    if not betas:
+        raise ValueError("betas must hold at least one boundary weight")
     run, stage, recent = Run(u), 0, []
     theta = u.theta.detach().clone()
     with torch.no_grad():

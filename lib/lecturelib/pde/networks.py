@@ -177,6 +177,14 @@ def forward_laplacian(layers, x: torch.Tensor, activation: str = "tanh"):
 class Deep:
     """A network of any depth; tangents by one reverse sweep per output of `forward_laplacian`.
 
+    Parameters
+    ----------
+    theta : `(P,)`, the (W, b) of every layer one after the other.
+    widths : d, the widths of the hidden layers, 1.
+    activation : "tanh" or "sin".
+
+    Raises ValueError if they do not fit together.
+
     >>> u = Deep.random([2, 8, 8, 1], torch.Generator().manual_seed(0))
     >>> u.theta.shape, u.tangent_laplacian(torch.rand(3, 2, dtype=torch.float64)).shape
     (torch.Size([105]), torch.Size([3, 105]))
@@ -184,6 +192,10 @@ class Deep:
 
     def __init__(self, theta: torch.Tensor, widths, activation: str = "tanh"):
         self.widths, self.theta, self.activation = list(widths), theta, activation
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}; got {activation!r}")
+        if len(self.widths) < 2 or self.widths[-1] != 1:
+            raise ValueError(f"widths must be [d, …, 1], one output; got {self.widths}")
         size = sum((a + 1) * b for a, b in zip(self.widths, self.widths[1:]))
         if theta.shape != (size,):
             raise ValueError(f"theta must have shape ({size},) for widths {self.widths}; "

@@ -14,7 +14,7 @@ from .equilibrium import derivative_svd, legendre
 from .fem import Space, assemble, to_scipy
 from .mesh import Mesh, square
 
-KAPPA2 = 1 / math.pi**2 + 1 / 48  # ‖v − Iv‖² ≤ κ² h² ‖∇(v − Iv)‖² on a triangle of diameter h (lem-cr)
+KAPPA2 = 1 / math.pi**2 + 1 / 48  # ‖v − Iv‖² ≤ κ² h² ‖∇(v − Iv)‖² on a triangle of diameter h (prop-cr)
 
 
 def payne_weinberger(diameter: float) -> float:
@@ -168,6 +168,7 @@ def neumann_bracket(mesh: Mesh, eigenfunction: bool = False):
     Upper: conforming linear elements.  Lower: $1/\\mu_1 \\le 1/\\mu_{CR} + \\kappa^2h^2$ with
     nonconforming ones.  With `eigenfunction` also the conforming one `(len(points),)`.
     Runs on the CPU, wherever the mesh lives (scipy's sparse Lanczos method).
+    Raises ValueError if the mesh is not connected: then μ₁ = 0.
 
     >>> low, high = neumann_bracket(square(24))
     >>> low < math.pi**2 < high < 1.01 * low
@@ -188,4 +189,6 @@ def _first(K, M):
     import numpy as np
     from scipy.sparse.linalg import eigsh
     value, vector = eigsh(K.tocsc(), k=2, M=M.tocsc(), sigma=-0.1, v0=np.linspace(1, 2, K.shape[0]))
+    if value[1] <= 1e-12 * (K.diagonal() / M.diagonal()).max():
+        raise ValueError(f"mesh must be connected; its second eigenvalue is {value[1]:.1e}")
     return float(value[1]), vector[:, 1]

@@ -33,10 +33,12 @@ class PCA:
 
     def encode(self, u: torch.Tensor, rank: int) -> torch.Tensor:
         """The first `rank` coefficients of u `(..., N)`, shape `(..., rank)`."""
+        _check.tensor("u", u), _check.whole("rank", rank, 0)
         return (u - self.mean) @ self.modes[:, :rank] / len(self.mean)
 
     def decode(self, c: torch.Tensor) -> torch.Tensor:
         """$m+\\sum_kc_kt_k$, values `(..., N)` from coefficients `(..., r)`."""
+        _check.tensor("c", c)
         return self.mean + c @ self.modes[:, :c.shape[-1]].T
 
     def tail(self, rank: int) -> float:
@@ -65,7 +67,7 @@ class LinearMap:
         return cls(W, my - mx @ W)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.W + self.b
+        return _check.tensor("x", x) @ self.W + self.b
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Kernel:
             nugget: float = 1e-10) -> "Kernel":
         """From samples x `(count, p)` and y `(count, q)`; `nugget` is added to the diagonal.
 
-        Raises ValueError if two samples coincide or if no length gives a positive definite matrix.
+        Raises ValueError if two samples coincide, if y = 0, or if no length gives a positive definite
+        matrix.
 
         >>> x = torch.linspace(0, 1, 9, dtype=torch.float64)[:, None]
         >>> k = Kernel.fit(x, x**2)
@@ -98,6 +101,8 @@ class Kernel:
         upper = distance[tuple(torch.triu_indices(len(x), len(x), 1, device=x.device))]
         if not upper.min() > 0:
             raise ValueError("x must hold distinct samples; two of them coincide")
+        if not y.any():
+            raise ValueError("y must not vanish: its relative leave-one-out error is not defined")
         best = None
         for multiple in lengths:
             length = float(upper.median()) * _check.positive("lengths", multiple)
@@ -116,6 +121,8 @@ class Kernel:
         return best
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if _check.tensor("x", x, 2).shape[1] != self.x.shape[1]:
+            raise ValueError(f"x must have {self.x.shape[1]} columns; got {x.shape[1]}")
         return matern(_distances(x, self.x) / self.length) @ self.alpha
 
 

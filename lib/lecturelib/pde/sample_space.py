@@ -32,6 +32,7 @@ class Tangent:
     def __init__(self, u, form, beta: float):
         if form.xb is None or form.reaction is not None:
             raise ValueError("form must have a boundary part and no reaction")
+        _check.positive("beta", beta)
         self.u, self.x, self.xb = u, form.x, form.xb
         rows, edge = form.rows[:, None], math.sqrt(beta) * form.boundary_rows[:, None]
         _, _, s2, s3 = u.sigma(form.x, 3)
@@ -103,16 +104,19 @@ def solve_outer(u, form, beta: float, damping: float = 1e-14, solve: str = "qr")
     >>> float(form.loss(u, 100.0)) < 1e-16
     True
     """
-    M = outer_columns(u, form, beta)
+    M = outer_columns(u, form, _check.positive("beta", beta))
     step = _least_squares(M, form.residual(u, beta), damping, solve)
     return type(u)(u.W, u.b, u.a - step[:-1], u.c - step[-1:], u.activation)
 
 
 def _least_squares(M, r, damping, solve):
     if solve == "qr":
-        ridge = damping * torch.linalg.matrix_norm(M) * torch.eye(M.shape[1], dtype=M.dtype, device=M.device)
-        Q, R = torch.linalg.qr(torch.cat([M, ridge]))
-        return torch.linalg.solve_triangular(R, (Q[:len(r)].T @ r)[:, None], upper=True)[:, 0]
+        n, p = M.shape                                  # R and Qᵀr from one sweep; Q is never formed
+        A = M.new_zeros(n + p, p + 1)
+        A[:n, :p], A[:n, p] = M, r
+        A[n:, :p].diagonal().fill_(damping * torch.linalg.matrix_norm(M))
+        R = torch.linalg.qr(A, mode="r")[1]
+        return torch.linalg.solve_triangular(R[:p, :p], R[:p, p:], upper=True)[:, 0]
     if solve == "gram":
         G = M.T @ M
         G.diagonal().add_(damping * G.diagonal().mean())

@@ -144,10 +144,14 @@ def reweight(x: torch.Tensor, h: float, E: torch.Tensor, Xi: torch.Tensor, sigma
     $\\int\\dot\\varphi_k\\varepsilon+\\int\\varphi_k(\\Xi^T\\theta)'\\varepsilon$ into the equations of
     `weak_system`, to first order.  Each of `rounds` weights them by the inverse of its covariance.
 
-    Raises ValueError if tests are so close together that the covariance is singular.
+    Raises ValueError if tests are so close together that the covariance is singular, or if `Xi` or
+    `sigma` does not fit.
     """
     A, B = weak_system(x, h, E, radius, p, stride)
-    _check.tensor("sigma", sigma, 1)
+    if _check.tensor("sigma", sigma, 1).shape != x.shape[1:] or bool((sigma < 0).any()):
+        raise ValueError(f"sigma must hold {x.shape[1]} standard deviations; got {sigma.tolist()}")
+    if _check.tensor("Xi", Xi, 2).shape != (len(E), x.shape[1]):
+        raise ValueError(f"Xi must have shape ({len(E)}, {x.shape[1]}); got {tuple(Xi.shape)}")
     phi, dphi = bump(radius, p, h, x.dtype, x.device)
     (K, d), width, support = B.shape, len(phi), torch.nonzero(Xi)
     gradient = library_gradient(x, E)

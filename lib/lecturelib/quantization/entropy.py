@@ -3,7 +3,8 @@ import numpy as np
 from scipy.optimize import brentq, root
 from scipy.stats import norm
 
-from lecturelib.quantization.distortion import cell_moments, gaussian_moments
+from lecturelib.quantization.density import cells
+from lecturelib.quantization.distortion import gaussian_moments
 
 QUARTER_BIT = 0.5 * np.log2(2 * np.pi * np.e / 12)     # 0.2546 bit, 1.533 dB
 GAUSSIAN_ENTROPY = 0.5 * np.log2(2 * np.pi * np.e)     # h of N(0,1), in bits
@@ -46,7 +47,7 @@ def rate_distortion(density, t, levels=None) -> tuple[float, float]:
     r"""$(H(q(X)),\,\mathbb E(X-q(X))^2)$ for thresholds `t` (with both infinite ends).
 
     `levels` are the reconstruction points, one per cell; None takes the centroids
-    $c_j=\mathbb E[X\mid X\in B_j]$, and then $D=\mathbb EX^2-\sum_jP_jc_j^2$.
+    $c_j=\mathbb E[X\mid X\in B_j]$, which are best.
     Raises ValueError unless `t` increases, its cells hold all mass, and `levels` are finite.
 
     >>> from scipy.stats import norm
@@ -54,14 +55,13 @@ def rate_distortion(density, t, levels=None) -> tuple[float, float]:
     >>> abs(H - 1) < 1e-12 and abs(D - (1 - 2 / np.pi)) < 1e-12
     True
     """
-    p, m, s = cell_moments(density, t)
+    p, centroid, spread = cells(density, t)
     if levels is None:
-        c = np.divide(m, p, out=np.zeros_like(m), where=p > 0)
-    else:
-        c = np.asarray(levels, dtype=float)
-        if c.shape != p.shape or not np.all(np.isfinite(c)):
-            raise ValueError(f"levels must be {len(p)} finite numbers, one per cell; got shape {c.shape}")
-    return entropy(p), float(np.sum(s - 2 * c * m + c**2 * p))
+        return entropy(p), float(spread.sum())
+    c = np.asarray(levels, dtype=float)
+    if c.shape != p.shape or not np.all(np.isfinite(c)):
+        raise ValueError(f"levels must be {len(p)} finite numbers, one per cell; got shape {c.shape}")
+    return entropy(p), float(np.sum(spread + p * (centroid - c)**2))
 
 
 def excess(rate: float, distortion: float) -> float:

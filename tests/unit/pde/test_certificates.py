@@ -121,6 +121,15 @@ def test_bracket_contains_the_error_of_any_network(seed, d, cosine, size):
     assert c.l2 == c.constant * c.bound and c.gap == c.bound**2 / 2
 
 
+def test_the_error_of_the_quadrature_is_allowed_for():
+    u, f, pair = problem(1)
+    noise = network(1, 90522, True)
+    v = Function(lambda x: u.value(x) + noise.value(x))          # steep: the two rules differ by 4e-4
+    c = certificates.certify(v, pair)
+    e = errors(v, u, *Box.unit(1).quadrature(400)).h1
+    assert c.lower <= e <= c.bound <= 1.001 * e
+
+
 def test_three_dimensions():
     u, f, pair = problem(3)
     v = network(3, 5)
@@ -214,6 +223,8 @@ def test_marini_computes_its_own_constant():
     assert 1 / PI <= pair.constant < 1.03 / PI
     with pytest.raises(ValueError, match="∫f = 1"):
         MariniFlux(lambda x: torch.ones_like(x[:, 0]), mesh.square(4))
+    with pytest.raises(ValueError, match="flux on a mesh"):
+        certificates.certify(network(2, 0), pair)
     with pytest.raises(ValueError, match="triangles"):
         MariniFlux(f, mesh.interval([0, 0.5, 1]))
 
@@ -288,6 +299,8 @@ def test_refusals():
         Equilibrium(lambda y: y, box, 8)
     with pytest.raises(ValueError, match="finite"):
         certificates.residual_bound(cos, lambda y: y[:, 0] / 0, x, w, constant=1 / PI)
+    with pytest.raises(ValueError, match="unit cube"):
+        certificates.deflated_residual_bound(cos, ok, 2 * x, 4 * w)
     with pytest.raises(ValueError, match="degree"):
         Equilibrium(ok, box, 2)
     with pytest.raises(ValueError, match="bc must be"):

@@ -163,6 +163,9 @@ def test_refusals():
         poincare.weighted_eigenvalue(lambda x: torch.exp(-80 * x))
     with pytest.raises(ValueError, match="neck"):
         poincare.dumbbell(0.0)
+    two = torch.tensor([[0.0, 0], [1, 0], [0, 1]], dtype=F64)
+    with pytest.raises(ValueError, match="connected"):
+        poincare.neumann_bracket(mesh.Mesh(torch.cat([two, two + 5]), torch.arange(6).reshape(2, 3)))
     with pytest.raises(ValueError, match="sides"):
         poincare.box_eigenvalue([1.0, -1.0], 4)
     with pytest.raises(ValueError, match="degenerate"):

@@ -191,6 +191,14 @@ def test_least_squares_agrees_with_dense_lstsq():
     assert torch.allclose(A @ fit.u.c, A @ torch.linalg.lstsq(A, b[:, None]).solution[:, 0], atol=1e-9)
 
 
+def test_least_squares_with_no_data_at_all():
+    box = Box.unit(1)
+    zero = lambda x: 0 * x[:, 0]
+    fit = galerkin.least_squares(bases.Tensor("sine", box, bases.full(3, 1, 1)), zero, zero, box.quadrature(8),
+                                 box.boundary(1)[:2])
+    assert fit.residual == 0.0 and float(fit.u.c.abs().max()) == 0.0
+
+
 # ---------------------------------------------------------------------------------------- curse
 @pytest.mark.parametrize("d", [1, 2, 3, 4])
 @pytest.mark.parametrize("n", [2, 5])
@@ -240,6 +248,13 @@ def twice():
     (lambda: galerkin.ritz(with_constant(), lambda x: x[:, 0] - 0.5), "constants"),
     (lambda: galerkin.solve(torch.eye(2), torch.ones(3)), "K must have shape"),
     (lambda: galerkin.rank(torch.tensor([[1.0, 2.0], [0.0, 1.0]])), "symmetric"),
+    (lambda: galerkin.solve(torch.diag(torch.tensor([1.0, 0.0])), torch.ones(2), cutoff=1e-9), "no constants"),
+    (lambda: galerkin.least_squares(twice(), lambda x: x[:, 0], lambda x: x[:, 0],
+                                    (torch.zeros(3, 1), -torch.ones(3)),
+                                    (torch.zeros(0, 1), torch.ones(0))), "one weight ≥ 0 for each of its 3"),
+    (lambda: cosine_basis().evaluate(torch.zeros(4, 3, dtype=F64)), r"shape \(n, 2\); got \(4, 3\)"),
+    (lambda: twice().gradient(torch.zeros(4, dtype=F64)), r"shape \(n, 1\)"),
+    (lambda: curse.tensor_solve(torch.eye(2), torch.eye(2), torch.full((2, 2), torch.nan)), "F must be finite"),
     (lambda: galerkin.least_squares(twice(), lambda x: x[:, 0], lambda x: x[:, 0],
                                     (torch.zeros(1, 1), torch.ones(1)),
                                     (torch.zeros(0, 1), torch.ones(0))), "at least 2 points"),

@@ -162,6 +162,9 @@ def nan_rhs(x):
 
 @pytest.mark.parametrize("call, message", [
     (lambda: mesh.interval([0.0, 0.0, 1.0]), "1 degenerate cell of 2; the first is cell 0"),
+    (lambda: mesh.interval([0.0, 1.0, 0.5]), "sorted"),
+    (lambda: mesh.square(2).locate(torch.full((2, 1), 0.5, dtype=F64)), "2 columns; got 1"),
+    (lambda: mesh.Mesh(torch.rand(3, 2), torch.tensor([[0.0, 1.0, 2.0]])), "vertex numbers"),
     (lambda: mesh.Mesh(torch.zeros(3, 2), torch.tensor([[0, 1, 3]])), "vertex numbers"),
     (lambda: mesh.Mesh(torch.rand(4, 2), torch.tensor([[0, 1, 2]])), "1 of 4"),
     (lambda: mesh.Mesh(torch.rand(4, 3), torch.tensor([[0, 1, 2, 3]])), "1 or 2 columns"),

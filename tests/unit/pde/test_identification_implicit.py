@@ -82,6 +82,27 @@ def test_the_derivative_does_not_depend_on_the_start():
     assert torch.allclose(*gradients, rtol=1e-10)
 
 
+def test_newton_steps_with_the_residual_at_its_own_iterate():
+    # a Jacobian of the wrong sign: no step descends, and every iterate is the end of a shortest step
+    residuals, jacobians, i = [], [], torch.arange(1)
+
+    def residual(u, t):
+        residuals.append(float(u))
+        return torch.atan(u) - t
+
+    def jacobian(u, t):
+        jacobians.append(float(u))
+        return 0 * u - 1
+
+    wrong = Problem(residual, jacobian, Pattern(1, i, i))
+    zero, one = torch.zeros(1, dtype=F64), torch.ones(1, dtype=F64)
+    with pytest.raises(ValueError, match="did not converge in 3 steps: the residual is"):
+        root(wrong, zero, one, steps=3)
+    assert len(jacobians) == 3 and set(jacobians) <= set(residuals)
+    with pytest.raises(ValueError, match="steps"):
+        root(wrong, zero, one, steps=0)
+
+
 @pytest.mark.parametrize("alpha", [0.3, 0.7, 1.0])
 def test_bratu_against_its_closed_form(alpha):
     n = 199

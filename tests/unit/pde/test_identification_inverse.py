@@ -275,3 +275,27 @@ def test_refusals():
     nets = (Shallow.random(3, 2, 1.0, torch.Generator().manual_seed(0)) for _ in range(2))
     with pytest.raises(ValueError, match="weights must be positive"):
         pinn.train(*nets, weights=())
+
+
+def test_what_is_not_finite_or_does_not_fit_is_refused():
+    eye = torch.eye(2, dtype=F64)
+    broken = lambda m: (m / torch.where(m.abs().sum() > 0, 0.0, 1.0) * 0, eye)        # NaN away from the start
+    with pytest.raises(ValueError, match="forward.*finite"):
+        inverse.fit(broken, torch.ones(2, dtype=F64), 1.0, torch.zeros(2, dtype=F64), torch.zeros(0, 2, dtype=F64))
+    gamma = torch.tensor([1.0, -1.0], dtype=F64)
+    with pytest.raises(ValueError, match="gamma must not be negative"):
+        inverse.filtered(eye, torch.ones(2, dtype=F64), gamma)
+    with pytest.raises(ValueError, match="data must have 2"):
+        inverse.filtered(eye, torch.ones(3, dtype=F64), gamma.abs())
+    with pytest.raises(ValueError, match="x must be finite"):
+        inverse.risk(eye, torch.full((2,), torch.nan, dtype=F64), 1.0, gamma.abs())
+    with pytest.raises(ValueError, match="tolerance"):
+        inverse.discrepancy(lambda g: g, 2.0, tolerance=0.0)
+    assert inverse.discrepancy(lambda g: g, 2.0, tolerance=1e-300) == pytest.approx(2.0, rel=1e-12)
+    with pytest.raises(ValueError, match="root must have 2 columns"):
+        inverse.laplace(eye, torch.eye(3, dtype=F64))
+    model = inverse.Elliptic(4, lambda x: torch.cos(math.pi * x[:, 0]))
+    with pytest.raises(ValueError, match="load must have 5"):
+        model.solve(torch.ones(4, dtype=F64), torch.ones(4, dtype=F64))
+    with pytest.raises(ValueError, match="norm of f"):
+        InversePinn(lambda x: 0 * x[:, 0], torch.rand(3, 2, dtype=F64), torch.zeros(3, dtype=F64), 0.1)

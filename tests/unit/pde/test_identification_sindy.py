@@ -160,5 +160,10 @@ def test_refusals():
     with pytest.raises(ValueError, match="could not be continued"):
         sindy.flow(blow_up, sindy.monomials(1, 2), torch.tensor([1.0]), torch.tensor([0.0, 2.0], dtype=F64))
     E3, Xi = sindy.lorenz()
+    noisy = numbers(0, 30, 3)
+    with pytest.raises(ValueError, match="3 standard deviations"):
+        sindy.reweight(noisy, 0.1, E3, Xi, torch.ones(1, dtype=F64), 5, 3, 5)
+    with pytest.raises(ValueError, match="Xi must have shape"):
+        sindy.reweight(noisy, 0.1, E3, Xi[:4], torch.ones(3, dtype=F64), 5, 3, 5)
     with pytest.raises(ValueError, match="stride must leave"):
         sindy.reweight(torch.zeros(30, 3, dtype=F64), 0.1, E3, Xi, torch.zeros(3, dtype=F64), 5, 3, 1)

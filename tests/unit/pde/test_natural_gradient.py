@@ -175,6 +175,31 @@ def test_baselines_descend_and_refuse_infinities():
         baselines.adam(u, lambda v: form.loss(v) * float("inf"), 5)
 
 
+@pytest.mark.parametrize("iterations, every", [(60, 50), (30, 50), (40, 20)])
+def test_lbfgs_makes_the_iterations_asked_for(iterations, every, monkeypatch):
+    made, LBFGS = [], torch.optim.LBFGS
+
+    class Counting(LBFGS):
+        def step(self, closure):
+            value = super().step(closure)
+            made.append(self.state[self._params[0]]["n_iter"])
+            return value
+
+    monkeypatch.setattr(torch.optim, "LBFGS", Counting)
+    form, seen = energies.StrongForm(source(SINE), SQUARE.quadrature(10), zero, SQUARE.boundary(10)), []
+    u = networks.Shallow.random(10, SQUARE, generator())
+    baselines.lbfgs(u, lambda v: form.loss(v, 100.0), iterations, watch=lambda k, v: seen.append(k + 1), every=every)
+    assert made[-1] == seen[-1] == iterations
+
+
+@pytest.mark.parametrize("rows", [20, 21, 22, 60])
+def test_least_squares_without_q_is_least_squares(rows):
+    M, r = (torch.randn(rows, k, generator=generator(k), dtype=F64) for k in (20, 1))
+    exact = torch.linalg.lstsq(M, r, driver="gelsd").solution[:, 0]
+    assert torch.allclose(sample_space._least_squares(M, r[:, 0], 1e-14, "qr"), exact, atol=1e-9)
+    assert torch.allclose(Pseudoinverse.qr(M, r[:, 0]).step(1e-12), exact, atol=1e-9)
+
+
 def test_missing_the_tolerance_says_by_how_much():
     form = energies.StrongForm(source(SINE), SQUARE.quadrature(8), zero, SQUARE.boundary(8))
     u = networks.Shallow.random(3, SQUARE, generator())
@@ -188,5 +213,15 @@ def test_missing_the_tolerance_says_by_how_much():
         sample_space.solve_outer(u, form, 1.0, solve="lu")
     with pytest.raises(ValueError, match="no reaction"):
         sample_space.Tangent(u, energies.StrongForm(zero, SQUARE.quadrature(3)), 1.0)
+    soft = energies.StrongForm(zero, SQUARE.quadrature(3), zero, SQUARE.boundary(2))
+    for beta in (-1.0, math.nan):
+        with pytest.raises(ValueError, match="betas must be positive"):
+            natural_gradient.gauss_newton(u, form, betas=(1.0, beta))
+        with pytest.raises(ValueError, match="beta must be positive"):
+            sample_space.Tangent(u, soft, beta)
+        with pytest.raises(ValueError, match="beta must be positive"):
+            sample_space.solve_outer(u, soft, beta)
+    with pytest.raises(ValueError, match="at least one boundary weight"):
+        natural_gradient.gauss_newton(u, form, betas=())
     with pytest.raises(ValueError, match="cutoff must be positive"):
         natural_gradient.gauss_newton(u, form, cutoff=0.0)

@@ -228,5 +228,22 @@ def test_bad_input_is_refused_with_the_reason():
         networks.Deep(torch.zeros(5), [2, 3, 1])
     with pytest.raises(ValueError, match="W, b, a, c must have shapes"):
         networks.Shallow(torch.zeros(2, 2), torch.zeros(3), torch.zeros(2), torch.zeros(1))
+    net = networks.Shallow.random(3, box, generator())
+    with pytest.raises(ValueError, match="activation must be one of"):
+        networks.Deep(torch.zeros(13), [2, 3, 1], "relu")
+    with pytest.raises(ValueError, match="one output"):
+        networks.Deep(torch.zeros(17), [2, 3, 2])
+    with pytest.raises(ValueError, match="one positive weight per point; got 0 for 0"):
+        energies.StrongForm(zero, (rule[0][:0], rule[1][:0]))
+    with pytest.raises(ValueError, match="potential must be convex"):
+        energies.RitzForm(zero, rule, potential=(lambda v: -v**2, lambda v: -2 * v, lambda v: -2 + 0 * v)).tangent(net)
+    with pytest.raises(ValueError, match="without weights"):
+        boundary.soft_dirichlet_bound(net, zero, zero, box, rule[0][:1], box.boundary(2))
+    with pytest.raises(ValueError, match="weights must be positive, one per point"):
+        boundary.soft_dirichlet_bound(net, zero, zero, box, (rule[0], -rule[1]), box.boundary(2))
+    with pytest.raises(ValueError, match="weights must be finite"):
+        boundary.soft_dirichlet_bound(net, zero, zero, box, (rule[0], rule[1] * math.nan), box.boundary(2))
+    with pytest.raises(ValueError, match="sigmas"):
+        boundary.soft_dirichlet_bound(net, zero, zero, box, rule[0], rule[0], sigmas=math.nan)
     with pytest.raises(ValueError, match="g must return"):
         boundary.soft_dirichlet_bound(networks.Shallow.random(3, box, generator()), zero, lambda x: x, box, rule, box.boundary(2))

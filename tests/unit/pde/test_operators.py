@@ -175,6 +175,14 @@ def test_deeponet_reads_and_writes_any_grid():
     assert torch.allclose(net(spectral.values(basis, c, 10), basis.points(40)), fine, atol=1e-12)
 
 
+@pytest.mark.parametrize("n", [3, 8, 9])
+def test_deeponet_has_one_trunk_on_all_grids(n):
+    basis = spectral.Fourier(4)                      # 8 points do not resolve 4 frequencies
+    net = operators.DeepONet(basis, 3, width=16, depth=1, generator=gen())
+    a = randn(2, n)
+    assert torch.allclose(net(a), net(a, basis.points(n)), atol=1e-12)
+
+
 @pytest.mark.parametrize("build", [
     lambda: operators.NeuralOperator(spectral.Fourier(6), 8, 2, generator=gen()),
     lambda: operators.DeepONet(spectral.Fourier(6), 6, width=48, depth=2, generator=gen()),
@@ -204,6 +212,14 @@ def test_fit_is_reproducible_and_follows_the_dtype_of_the_weights():
     assert all(torch.equal(p, q) for p, q in zip(*ends)) and ends[0][0].dtype == torch.float32
 
 
+def test_operations_count_the_cheaper_transform():
+    few, many = (operators.NeuralOperator(spectral.Fourier(K), 8, 3) for K in (1, 100))
+    n, w, h = 256, 8, 64
+    rest = lambda size: 3 * (2 * size * 2 * w * w + 2 * n * w * w + 10 * n * w) + 2 * n * (w + w * h + h) + 10 * n * h
+    assert few.operations(n) == rest(4) + 3 * 2 * (2 * 4 * n) * w
+    assert many.operations(n) == rest(202) + 3 * 2 * (2.5 * n * 8) * w
+
+
 def test_operations_grow_linearly_with_the_grid_and_quadratically_with_the_width():
     net = lambda w: operators.NeuralOperator(spectral.Fourier(4), w, 2, hidden=w)
     assert net(16).operations(400) / net(16).operations(200) == pytest.approx(2, rel=0.02)
@@ -225,6 +241,9 @@ A = torch.zeros(4, 16, dtype=F64)
     (lambda: operators.NeuralOperator(spectral.Fourier(2), inputs=2)(A), "a must have shape"),
     (lambda: operators.DeepONet(spectral.Fourier(2), rank=0), "rank"),
     (lambda: operators.relative_errors(A, A[:2]), "one shape"),
+    (lambda: operators.relative_errors(A + 1, A), "zero solution"),
+    (lambda: operators.relative_errors(A * math.nan, A + 1), "predicted must be finite"),
+    (lambda: fit(A, A + 1, every=0), "every"),
     (lambda: fit(A, A + 1, batch=5), "same number of samples"),
     (lambda: fit(A, A), "zero solution"),
     (lambda: fit(A, A + math.inf), "u must be finite"),
@@ -236,6 +255,6 @@ def test_refusals_name_the_argument(call, names):
         call()
 
 
-def fit(a, u, batch=2, rate=1e-3, steps=1):
+def fit(a, u, batch=2, rate=1e-3, steps=1, every=100):
     net = operators.NeuralOperator(spectral.Fourier(2), 3, 1, generator=gen())
-    return operators.fit(net, a, u, steps, batch, rate, generator=gen())
+    return operators.fit(net, a, u, steps, batch, rate, generator=gen(), every=every)

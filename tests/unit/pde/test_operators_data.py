@@ -169,6 +169,9 @@ ONE, ROW = torch.ones(1, 4, 4, dtype=F64), torch.linspace(-1, 1, 4, dtype=F64)
     (lambda: evolution.Darcy(ONE[:, :, :3]), "positive, of shape"),
     (lambda: evolution.Darcy(ONE).solve(ONE[0]), "mean zero"),
     (lambda: evolution.Darcy(ONE).solve(ONE[0, :3]), "f must end in"),
+    (lambda: evolution.Darcy(ONE).solve(0 * ONE[0], tolerance=math.nan), "tolerance"),
+    (lambda: evolution.Darcy(ONE).solve(0 * ONE[0], start=ONE * math.nan), "start must be finite"),
+    (lambda: evolution.Darcy(ONE).solve(0 * ONE[0], start=ONE[:, :3]), "start must have shape"),
     (lambda: evolution.Darcy(medium(8)).solve(medium(8)[0] - medium(8)[0].mean(), iterations=2), "no convergence in 2"),
 ])
 def test_refusals_name_the_argument(call, names):

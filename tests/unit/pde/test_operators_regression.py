@@ -87,6 +87,12 @@ def test_matern_is_positive_definite_and_twice_differentiable_at_zero():
     (lambda: regression.Kernel.fit(torch.zeros(3, 2, dtype=F64), randn(3, 1)), "coincide"),
     (lambda: regression.Kernel.fit(randn(3, 2) * math.inf, randn(3, 1)), "x must be finite"),
     (lambda: regression.Kernel.fit(randn(3, 2), randn(3, 1), lengths=(0.0,)), "lengths"),
+    (lambda: regression.Kernel.fit(randn(3, 2), 0 * randn(3, 1)), "y must not vanish"),
+    (lambda: regression.Kernel.fit(randn(3, 2), randn(3, 1))(randn(3, 1)), "x must have 2 columns"),
+    (lambda: regression.Kernel.fit(randn(3, 2), randn(3, 1))(randn(3, 2) * math.nan), "x must be finite"),
+    (lambda: regression.LinearMap.fit(randn(3, 2), randn(3, 1))(randn(3, 2) * math.nan), "x must be finite"),
+    (lambda: regression.PCA.fit(randn(3, 3)).encode(randn(3, 3), -1), "rank"),
+    (lambda: regression.PCA.fit(randn(3, 3)).decode(randn(3, 3) * math.nan), "c must be finite"),
     (lambda: regression.Kernel.fit(randn(60, 1) * 1e-3, randn(60, 1), lengths=(1e9,), nugget=1e-30), "no length"),
 ])
 def test_refusals_name_the_argument(call, names):

@@ -163,3 +163,14 @@ def test_levels_other_than_centroids_cost():
 def test_bad_arguments_are_named(call, name):
     with pytest.raises(ValueError, match=name):
         call()
+
+
+def test_a_kink_inside_a_cell_costs_nothing():
+    """For the Laplace density e^{-|x|}/2 and the cell (-1/2, 1/2): mass 1 − e^{-1/2}, spread 2 − (13/4) e^{-1/2}."""
+    laplace, e = stats.laplace(), np.exp(-0.5)
+    tail = e / 2                                         # memoryless: centroid 3/2, variance 1
+    H, D = entropy.rate_distortion(laplace, [-np.inf, -0.5, 0.5, np.inf])
+    assert abs(D - (2 - 3.25 * e + 2 * tail)) < 1e-13
+    assert abs(H - entropy.entropy([tail, 1 - e, tail])) < 1e-13
+    D = entropy.ecsq_uniform(laplace, 5.0)[1]            # h = log2(2e): D -> 4^(h - R) / 12
+    assert abs(0.5 * np.log2(12 * D) + 5 - np.log2(2 * np.e)) < 1e-3
