@@ -4,9 +4,12 @@ import torch
 from lecturelib.pde import discretize, energies, evolution, natural_gradient, networks, operators
 from lecturelib.pde import regression, sample_space, spectral
 from lecturelib.pde.domains import Box
-from lecturelib.quantization import codebooks, companding, dither, float_formats, lattices, power, uniform
+from lecturelib.quantization import codebooks, companding, dither, float_formats, kmeans, lattices, power, rotations
+from lecturelib.quantization import trellis, trellis_codes, uniform
 
 LEVELS = torch.tensor([-1.5, -0.4, 0.1, 0.5, 2.0], dtype=torch.float64)
+BOOK = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+TRELLIS = trellis_codes.one_mad(8, 2)
 QUANTIZERS = {
     "quantize": lambda x: uniform.quantize(x, 0.1, bounds=(-8, 7)),
     "quantize, mid-rise": lambda x: uniform.quantize(x, 0.1, offset=0.5),
@@ -20,6 +23,8 @@ QUANTIZERS = {
     "hexagonal lattice": lambda x: lattices.hexagonal().nearest(x.double().view(-1, 2)),
     "E8": lambda x: lattices.e8().nearest(x.double().view(-1, 8)),
     "power grid": lambda x: power.encode(x, 0.75, 0.2, 15),
+    "nearest codeword": lambda x: kmeans.nearest(x.float().view(-1, 4), BOOK.to(x.device)),
+    "trellis": lambda x: trellis.viterbi(x.float().view(16, -1), TRELLIS, tail_biting=True),
     "mu law": lambda x: companding.encode(x, companding.mu_law(255.0, 4.0).compress, 16),
 }
 
@@ -58,6 +63,7 @@ SOLVERS = {
     "residual": lambda x: form(x).residual(network(x), 10.0),
     "tangent kernel": lambda x: sample_space.Tangent(network(x), form(x), 10.0).kernel(),
     "Gauss-Newton": lambda x: natural_gradient.gauss_newton(network(x), form(x), cutoff=1e-2, iterations=2).u.theta,
+    "rotation": lambda x: rotations.hadamard(x.T),
     "finite differences": lambda x: discretize.neumann_laplacian(x.T.contiguous()),
     "spectral layer": neural_operator,
     "Burgers": lambda x: evolution.burgers(x.T - x.T.mean(1, keepdim=True), 0.1, 0.5),

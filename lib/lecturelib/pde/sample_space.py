@@ -48,7 +48,7 @@ class Tangent:
         C = torch.cat([self.C, self.Cb])
         K = X @ X.T
         K.add_(1).mul_(A @ A.T).addmm_(C, C.T)
-        cross = (A * (X @ self.u.W.T)) @ (2 * self.B).T                   # ⟨A x, 2 B w⟩
+        cross = (A * (X @ self.u.W.T)) @ (2 * self.B).T                   # A x · 2 B w
         K[:, :n] += cross
         K[:n] += cross.T
         K[:n, :n].addmm_(4 * self.q * self.B, self.B.T)
