@@ -10,7 +10,7 @@ from scipy.special import lambertw
 from .distortion import cell_moments
 
 _X = float(-0.5 - lambertw(-0.5 * np.exp(-0.5), k=-1).real)       # the root x > 0 of e^x = 1 + 2x
-CRITICAL_RATE = _X / (2 * np.log(2))                              # below it, dropping rows is better
+CRITICAL_RATE = float(_X / (2 * np.log(2)))                       # below it, dropping rows is better
 
 
 def gaussian_naive(rate):
