@@ -158,7 +158,7 @@ def unreadable(text: str) -> str:
         return f"the YAML header lacks {error}: {remedy}"
     try:
         jupytext.reads(text, fmt="md:myst")
-    except Exception as error:
+    except (ValueError, yaml.YAMLError) as error:      # jupytext's own errors are ValueErrors
         return f"the page cannot be read: {' '.join(str(error).split())}"
     return ""
 

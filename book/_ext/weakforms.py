@@ -54,7 +54,7 @@ def forget_halves(caches: Path) -> None:
             for record in cache.list_cache_records():
                 try:
                     cache.get_cache_bundle(record.pk)
-                except Exception:
+                except (KeyError, OSError, ValueError):      # no such run, no file, half a file
                     shutil.rmtree(folder / "executed" / record.hashkey, ignore_errors=True)
                     NbCacheRecord.remove_record(record.pk, cache.db)
         except SQLAlchemyError:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lecturelib.quantization.density import cells
-from lecturelib.quantization.uniform import FLOATS, INTEGERS, _chunks, _number, _output, _whole
+from lecturelib.quantization.uniform import FLOATS, INTEGERS, _chunks, _output, _positive, _whole
 
 FINEST = 1 << 20      # levels: a cell is then 16 spacings of float32 numbers just below 1
 TABLE = 1 << 12       # up to so many levels are expanded once and looked up
@@ -218,9 +218,3 @@ def _decoder(expander, levels, dtype, device) -> Map:
 def _level_count(levels) -> None:
     if not _whole(levels) or not 1 <= levels <= FINEST:
         raise ValueError(f"levels must be an integer from 1 to {FINEST}; got {levels!r}")
-
-
-def _positive(**numbers) -> None:
-    for name, value in numbers.items():
-        if not 0 < _number(value) < math.inf:
-            raise ValueError(f"{name} must be a positive finite number; got {value!r}")

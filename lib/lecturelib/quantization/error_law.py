@@ -1,6 +1,8 @@
 """The law of the error $X-q(X)$ of a uniform quantizer without ends: exact, for every source."""
 import numpy as np
 
+from lecturelib.quantization.uniform import _positive
+
 
 def wrapped_density(pdf, e, step: float, offset: float = 0.0, reach: float = 40.0):
     r"""Density of the error at `e`: $\sum_m p(e+(m+o)\varepsilon)$ for $|e|\le\varepsilon/2$.
@@ -65,9 +67,3 @@ def _finite(**values) -> None:
     for name, value in values.items():
         if not np.all(np.isfinite(value)):
             raise ValueError(f"{name} must be finite; got a NaN or an infinity")
-
-
-def _positive(**numbers) -> None:
-    for name, value in numbers.items():
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name} must be a positive finite number; got {value}")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.special import lambertw
 
-from .distortion import cell_moments
+from .density import cells
 
 _X = float(-0.5 - lambertw(-0.5 * np.exp(-0.5), k=-1).real)       # the root x > 0 of e^x = 1 + 2x
 CRITICAL_RATE = float(_X / (2 * np.log(2)))                       # below it, dropping rows is better
@@ -49,11 +49,11 @@ def correlation_power(density, t, c) -> tuple[float, float]:
     >>> abs(c**2 - 2 / np.pi) < 1e-12, abs(s - 1) < 1e-12
     (True, True)
     """
-    mass, first, _ = cell_moments(density, t)
+    mass, centroid, _ = cells(density, t)
     c = np.asarray(c, dtype=float)
     if c.shape != mass.shape:
         raise ValueError(f"c must hold one level for each of the {len(mass)} cells; got shape {c.shape}")
-    return float(c @ first), float(c**2 @ mass)
+    return float(c @ (mass * centroid)), float(c**2 @ mass)
 
 
 def product_error(first, second, gain: float = 1.0) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .uniform import _number, _whole
+from .uniform import _positive, _whole
 
 
 @dataclass(frozen=True)
@@ -218,12 +218,6 @@ def _sizes(**named) -> None:
     for name, value in named.items():
         if not _whole(value) or value < 1:
             raise ValueError(f"{name} must be a positive integer; got {value!r}")
-
-
-def _positive(**named) -> None:
-    for name, value in named.items():
-        if not 0 < _number(value) < math.inf:
-            raise ValueError(f"{name} must be a positive finite number; got {value!r}")
 
 
 STORAGE = {

@@ -167,8 +167,7 @@ def _tensor_step(step, dtype, device) -> torch.Tensor:
 
 
 def _numbers(step, offset, bounds) -> None:
-    if not 0 < _number(step) < math.inf:
-        raise ValueError(f"step must be a positive finite number; got {step!r}")
+    _positive(step=step)
     if not abs(_number(offset)) < math.inf:
         raise ValueError(f"offset must be a finite number; got {offset!r}")
     if bounds is not None and not (isinstance(bounds, (tuple, list)) and len(bounds) == 2
@@ -182,6 +181,12 @@ def _number(value) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
         return math.nan
+
+
+def _positive(**numbers) -> None:
+    for name, value in numbers.items():
+        if not 0 < _number(value) < math.inf:
+            raise ValueError(f"{name} must be a positive finite number; got {value!r}")
 
 
 def _whole(value) -> bool:
