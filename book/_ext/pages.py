@@ -142,6 +142,7 @@ def is_notebook(text: str) -> bool:
 def unreadable(text: str) -> str:
     """Why a notebook page cannot be read, and what to do; empty if it can."""
     import jupytext
+    from jupytext.myst import MystMetadataParsingError
     if not is_notebook(text):
         return ""
     remedy = "copy the block between the two --- lines from another page"
@@ -158,7 +159,7 @@ def unreadable(text: str) -> str:
         return f"the YAML header lacks {error}: {remedy}"
     try:
         jupytext.reads(text, fmt="md:myst")
-    except (ValueError, yaml.YAMLError) as error:      # jupytext's own errors are ValueErrors
+    except (MystMetadataParsingError, ValueError, yaml.YAMLError) as error:
         return f"the page cannot be read: {' '.join(str(error).split())}"
     return ""
 
