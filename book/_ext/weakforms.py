@@ -25,9 +25,11 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sqlalchemy.exc import SQLAlchemyError
+from results import ResultsFigure, ResultsTable, Scoreboard
 from sphinx_proof.nodes import proof_node
 
 log = logging.getLogger(__name__)
+REPORTS = re.compile(r"^`{3,}\{(?:scoreboard|results-(?:table|figure))\}", re.MULTILINE)
 
 
 def key_cache(app, config) -> None:
@@ -136,17 +138,22 @@ def finish(app, error) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def appendix_pages(docnames) -> list[str]:
-    return [d for d in docnames if d.startswith("book/appendix/")]
+def reports(env, docnames) -> list[str]:
+    """The pages that report on the runs of others: those with a scoreboard or results, and the appendix."""
+    def late(doc):
+        path = Path(env.doc2path(doc))
+        return path.suffix == ".md" and REPORTS.search(path.read_text("utf-8")) is not None
+    mine = [d for d in docnames if d.startswith("book/appendix/")]
+    return [d for d in docnames if d not in mine and late(d)] + mine
 
 
 def refresh_appendix(app, env, added, changed, removed):
-    return appendix_pages(env.found_docs) if added or changed or removed else []
+    return reports(env, env.found_docs) if added or changed or removed else []
 
 
 def appendix_last(app, env, docnames) -> None:
-    """The appendix reports on the other pages, so they are read, and run, before it."""
-    last = appendix_pages(docnames)
+    """What reports on other pages is read after they are read, and run."""
+    last = reports(env, docnames)
     docnames[:] = [d for d in docnames if d not in last] + last
 
 
@@ -224,6 +231,8 @@ def setup(app):
     executors.executenb = survive(executors.executenb)
     app.lecture_broken, app.lecture_ledger = set(), True
     for name, directive in (("ledger", Ledger), ("errata", Errata), ("notation", Notation),
-                            ("reproducibility", Reproducibility), ("benchmarks", Benchmarks)):
+                            ("reproducibility", Reproducibility), ("benchmarks", Benchmarks),
+                            ("results-table", ResultsTable), ("results-figure", ResultsFigure),
+                            ("scoreboard", Scoreboard)):
         app.add_directive(name, directive)
     return {"version": "1", "parallel_read_safe": False}

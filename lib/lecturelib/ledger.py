@@ -5,6 +5,7 @@ A page *records* (`check`, `counterexample`, `claim`, `close`); a TOML file besi
 run, ran and is not declared, or is called corrected although the printed version never failed.
 """
 import html
+import math
 import platform
 import sys
 import time
@@ -18,6 +19,7 @@ KEY = "lecturelib"  # where an output's metadata holds a record
 VERDICTS = ("holds", "corrected", "definition", "ours", "to come")
 KINDS = ("equation", "theorem", "definition", "problem", "remark")
 HOW = ("symbolic", "exact", "quadrature", "numerical", "monte carlo", "rate")
+RATE_TYPES = ("fixed", "entropy", "bytes", "limit")
 
 _records: list[dict] = []
 _start = time.perf_counter()
@@ -92,6 +94,36 @@ def claim(number: int, holds, evidence: str) -> None:
     _record(f"Claim {number}: {evidence}", type="claim", number=int(number), evidence=evidence)
 
 
+def results(problem: str, rows: Iterable[dict]) -> None:
+    """Record how well schemes did on a `problem`; the tables and figures of all pages draw on it.
+
+    Each row is a dict with the keys `scheme` (its name, the same on every page), `rate` (bits per
+    number, everything that the decoder needs counted), `value` (what the problem measures, such as
+    the mean square error), `kind` (one of `fixed`: every number takes the same room; `entropy`: the
+    entropy of the indices; `bytes`: the length of a string that was decoded; `limit`: a theorem's)
+    and, where they make sense, `error` (one standard error of `value`) and `gap` (bits above the
+    theorem's limit).  Raises ValueError for other keys, kinds, and numbers that are not finite.
+
+    >>> results("gaussian", [dict(scheme="Lloyd–Max", rate=2, value=0.11748, kind="fixed")])
+    >>> results("gaussian", [dict(scheme="?", rate=2, value=float("nan"), kind="fixed")])
+    Traceback (most recent call last):
+    ...
+    ValueError: rows: value of '?' must be a finite number; got nan
+    """
+    kept = []
+    for row in rows:
+        if not {"scheme", "rate", "value", "kind"} <= set(row) <= {"scheme", "rate", "value", "kind", "error", "gap"}:
+            raise ValueError(f"rows must have the keys scheme, rate, value, kind and may have error, gap; got {set(row)}")
+        if row["kind"] not in RATE_TYPES:
+            raise ValueError(f"rows: kind must be one of {', '.join(RATE_TYPES)}; got {row['kind']!r}")
+        numbers = {k: float(v) for k, v in row.items() if k not in ("scheme", "kind")}
+        for k, v in numbers.items():
+            if not math.isfinite(v):
+                raise ValueError(f"rows: {k} of {row['scheme']!r} must be a finite number; got {v}")
+        kept.append({"scheme": str(row["scheme"]), "kind": row["kind"], **numbers})
+    _record(f"{len(kept)} results recorded for the book's tables", type="results", problem=str(problem), rows=kept)
+
+
 def peak_memory() -> int:
     """Peak resident memory of this process, in bytes."""
     if sys.platform == "win32":
@@ -112,7 +144,7 @@ def close(claims: int, seeds: Iterable[int] = (), device: str = "cpu") -> None:
     assert ticked == wanted, f"claims without a tick: {sorted(wanted - ticked)}, " \
                              f"ticks without a claim: {sorted(ticked - wanted)}"
     torch = sys.modules.get("torch")  # a page that does without it need not load it
-    checks = sum(r["type"] != "claim" for r in _records)
+    checks = sum(r["type"] in ("check", "counterexample") for r in _records)
     versions = {"python": platform.python_version(), "torch": version("torch"),
                 "numpy": version("numpy")}
     _record(f"all {claims} claims of this page ticked, {checks} ledger checks passed",

@@ -40,8 +40,10 @@ class MiniLM:
         """Embeddings (len(sentences), 384) of length 1; beyond 256 tokens a sentence is cut off.
 
         Sentences of similar length are computed together.  Raises ValueError unless `sentences` is a
-        list of strings.
+        list of strings and `batch` at least 1.
         """
+        if not isinstance(batch, int) or batch < 1:
+            raise ValueError(f"batch must be an integer of at least 1; got {batch!r}")
         if not isinstance(sentences, list) or not all(isinstance(s, str) for s in sentences):
             raise ValueError("sentences must be a list of strings")
         tokens = [self.tokenizer(s) for s in sentences]

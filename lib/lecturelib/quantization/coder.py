@@ -1,7 +1,7 @@
 r"""Bytes: fixed-rate symbols packed, entropy-coded integers through an rANS coder.
 
-Both formats begin with a magic word, a version and the shape, and carry checksums of the payload
-and of the tables it was made with; a damaged or foreign string raises ValueError.
+Both formats begin with a magic word, a version and the shape, and carry checksums of shape and
+payload and of the tables they were made with; a damaged or foreign string raises ValueError.
 Entropy-coded integers go into two streams, one for each parity, since the parity is what the
 probabilities depend on; the decoder learns from the trellis which stream a sample comes from.
 The coder is that of the package `constriction`.
@@ -18,7 +18,7 @@ from lecturelib.quantization.trellis import Trellis
 
 VERSION = 1
 FIXED, ENTROPY = b"LQTf", b"LQTe"
-HEAD = struct.Struct("<4sBBHIIII")          # magic, version, k, reserved, batch, symbols, checksums of tables, payload
+HEAD = struct.Struct("<4sBBHIIII")          # magic, version, k, reserved, batch, symbols, checksums: tables; all before, payload
 
 
 def pack(codes: torch.Tensor, trellis: Trellis) -> bytes:
@@ -31,7 +31,7 @@ def pack(codes: torch.Tensor, trellis: Trellis) -> bytes:
         raise ValueError(f"codes must lie in 0, ..., {(1 << k) - 1}")
     bits = (symbols.reshape(-1, 1) >> np.arange(k - 1, -1, -1)) & 1
     payload = np.packbits(bits.astype(np.uint8)).tobytes()
-    return HEAD.pack(FIXED, VERSION, k, 0, *symbols.shape, _table(trellis), zlib.crc32(payload)) + payload
+    return _seal(FIXED, k, symbols.shape, _table(trellis), payload)
 
 
 def unpack(data: bytes, trellis: Trellis) -> torch.Tensor:
@@ -61,7 +61,7 @@ def encode(indices: torch.Tensor, code: Code) -> bytes:
         stream.encode_reverse(symbols, model)
         words.append(stream.get_compressed().astype("<u4").tobytes())
     payload = struct.pack("<I", len(words[0])) + b"".join(words)
-    return HEAD.pack(ENTROPY, VERSION, 1, 0, *i.shape, code.fingerprint(), zlib.crc32(payload)) + payload
+    return _seal(ENTROPY, 1, i.shape, code.fingerprint(), payload)
 
 
 def decode(data: bytes, code: Code) -> torch.Tensor:
@@ -123,6 +123,11 @@ def _table(trellis):
     return zlib.crc32(trellis.codebook.cpu().numpy().tobytes())
 
 
+def _seal(magic, k, shape, table, payload):
+    head = HEAD.pack(magic, VERSION, k, 0, *shape, table, 0)[:-4]
+    return head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload
+
+
 def _open(data, magic, k, table):
     if len(data) < HEAD.size:
         raise ValueError("data must hold a header; it is too short")
@@ -132,6 +137,6 @@ def _open(data, magic, k, table):
         raise ValueError(f"data must begin with {magic!r} and version {VERSION}; got {found!r}, {version}")
     if bits != k or made != table:
         raise ValueError("data must come from the same code: the checksum of the tables differs")
-    if zlib.crc32(payload) != check:
-        raise ValueError("data must be undamaged: the checksum of the payload differs")
+    if zlib.crc32(payload, zlib.crc32(data[:HEAD.size - 4])) != check:
+        raise ValueError("data must be undamaged: the checksum differs")
     return batch, n, payload

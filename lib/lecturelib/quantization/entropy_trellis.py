@@ -32,7 +32,7 @@ class Code:
     h0, h1 : polynomials over two elements, as integers; the register $w$ of $\nu+1$ bits has the
         label $2\langle h_0,w\rangle+\langle h_1,w\rangle$.  `h0` has its lowest and highest bit set,
         `h1` has neither, so that the state tells the parity before the integer is known.
-    points : $c_{-I},\dots,c_I$, increasing float32.
+    points : $c_{-I},\dots,c_I$, increasing float32 on the CPU, $2\le I<2^{15}$.
     frequencies : positive integers for $i=-I,\dots,I$ that add up to `TOTAL` for each parity.
     slope : $\lambda$ of the encoder, per bit.
 
@@ -50,10 +50,11 @@ class Code:
         if not 1 < self.memory < 24 or self.h0 & ends != ends or self.h1 & ends or not 0 < self.h1 < self.h0 < 2 << self.memory:
             raise ValueError("h0 must have bits 0 and memory set and h1 neither, both within memory + 1 bits")
         c, f = self.points, self.frequencies
-        if c.dtype != torch.float32 or c.ndim != 1 or len(c) % 2 == 0 or not (c[1:] > c[:-1]).all() or not torch.isfinite(c).all():
-            raise ValueError("points must be an odd number of increasing finite float32")
+        if c.dtype != torch.float32 or c.ndim != 1 or len(c) % 2 == 0 or not 5 <= len(c) < 1 << 16 or c.device.type != "cpu" or \
+                not (c[1:] > c[:-1]).all() or not torch.isfinite(c).all():
+            raise ValueError("points must be an odd number, at least 5, of increasing finite float32 on the CPU")
         parity = self.indices() & 1
-        if f.dtype != torch.int64 or f.shape != c.shape or not (f > 0).all() or \
+        if f.dtype != torch.int64 or f.shape != c.shape or f.device != c.device or not (f > 0).all() or \
                 any(int(f[parity == p].sum()) != TOTAL for p in (0, 1)):
             raise ValueError(f"frequencies must be positive int64, one per point, that add up to {TOTAL} for each parity")
         if not 0 <= self.slope < math.inf:
@@ -99,7 +100,7 @@ def quantize(x: torch.Tensor, code: Code, slope: float | None = None) -> tuple[t
     x : float tensor (batch, T), finite; each row starts in state 0.  Computed in float32.
     slope : $\lambda$ in squared units of `x` per bit; None takes that of the code.
 
-    Returns x_hat like `x`, the integers $i$ as int16, and the mean of $\ell(i)$ in bits per sample;
+    Returns x_hat in the dtype of `x`, the integers $i$ as int16, and the mean of $\ell(i)$ in bits per sample;
     `lecturelib.quantization.coder` turns the integers into as many bytes.  Values beyond the last
     point saturate.  Raises ValueError on a NaN or an infinity.
     """
@@ -151,16 +152,24 @@ def _shape(L):
 
 
 def _coset_costs(x, code, slope, best):
-    """For each sample and coset modulo 4 the least cost, and into `best` the integer that has it."""
+    """For each sample and coset modulo 4 the least cost, and into `best` the integer that has it.
+
+    For x beyond the last point y the square is (y - c)^2 + 2 (x - y) (y - c), less (x - y)^2, which all share:
+    far out the difference of two large squares would be rounding.
+    """
     i, price = code.indices().to(x.device), slope * code.lengths().to(x.device)
     points, cost = code.points.to(x.device), x.new_empty(*x.shape, 4)
     flat, values, chosen = x.reshape(-1, 1), cost.view(-1, 4), best.view(-1, 4)
+    inner = flat.clamp(points[0], points[-1])
+    excess = 2 * (flat - inner)
+    outside = bool(excess.any())
     step = max(1, PIECE // len(i))
     for j in range(4):
         mine = i % 4 == j
         for a in range(0, len(flat), step):
             b = slice(a, a + step)
-            found = (flat[b] - points[mine]).square_().add_(price[mine]).min(1)
+            gap = inner[b] - points[mine]
+            found = (gap * (gap + excess[b]) if outside else gap.square_()).add_(price[mine]).min(1)
             values[b, j] = found.values
             chosen[b, j] = i[mine][found.indices].to(torch.int16)
     return cost, best
@@ -171,12 +180,14 @@ def design(rate: float, polynomials: tuple[int, int], x: torch.Tensor, rounds: i
 
     Alternates the search with $\lambda=2\ln2\cdot D$, the slope of Shannon's curve, and the updates of
     frequencies and centroids, and scales the points to meet the rate.  The last four rounds take a
-    quarter of `x` each and keep what they count.  Raises ValueError unless the rate lies in [0.3, 6]
-    and there are at least five rounds, and if the code misses the rate by more than a tenth, as it
-    does below about 0.9 bit, where the search prefers to send nothing.
+    quarter of `x` each and keep what they count.  Raises ValueError unless the rate lies in [0.3, 6],
+    there are at least five rounds and four samples a row, and if the code misses the rate by more than
+    a tenth: below about 0.7 bit, earlier with few states, the search prefers to send nothing.
     """
-    if not 0.3 <= rate <= 6 or rounds < 5:
-        raise ValueError(f"rate must lie in [0.3, 6] bits and rounds be at least 5; got {rate}, {rounds}")
+    if not 0.3 <= rate <= 6 or not uniform._whole(rounds) or rounds < 5:
+        raise ValueError(f"rate must lie in [0.3, 6] bits and rounds be an integer of at least 5; got {rate}, {rounds}")
+    if trellis._rows(x).shape[1] < 4:
+        raise ValueError(f"x must have at least four samples a row; got {x.shape[1]}")
     memory = polynomials[0].bit_length() - 1
     step, D = 1.95 * 2.0**-rate, 1.06 * 4.0**-rate
     reach = math.ceil(7.5 / step)
@@ -185,7 +196,7 @@ def design(rate: float, polynomials: tuple[int, int], x: torch.Tensor, rounds: i
     sums = torch.zeros_like(counts)
     for number in range(rounds, 0, -1):
         code = Code(memory, *polynomials, points, _frequencies(counts, i, step), 2 * math.log(2) * D)
-        part = x.chunk(4, 1)[number - 1] if number <= 4 else x[:, :256]
+        part = x.tensor_split(4, 1)[number - 1] if number <= 4 else x[:, :256]
         x_hat, indices, spent = quantize(part, code)
         D = float((part - x_hat).double().square().mean())
         factor = min(max(2.0**(spent - rate), 0.8), 1.25)**(0.5 if number < 4 else 1.0)
@@ -198,7 +209,7 @@ def design(rate: float, polynomials: tuple[int, int], x: torch.Tensor, rounds: i
         centers = (sums + 8 * points * factor) / (counts + 8)            # rare points stay about where they are
         points = torch.cummax(centers.float(), 0).values + 1e-6 * i.float()
     if not abs(spent - rate) <= 0.1 * rate:
-        raise ValueError(f"rate {rate:g} was not reached: the code spends {spent:.3g} bits")
+        raise ValueError(f"rate {rate:g} was not reached: the code spends {spent:.3g} bits; below about 0.7 bit it prefers to send nothing")
     return Code(memory, *polynomials, points, _frequencies(counts, i, step), 2 * math.log(2) * D)
 
 

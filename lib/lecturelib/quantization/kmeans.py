@@ -25,7 +25,8 @@ def nearest(x: torch.Tensor, codebook: torch.Tensor, *, out: torch.Tensor | None
     out : contiguous int64 tensor of shape (...,).
 
     Returns int64 codes of shape (...,).  The cost is $Kd$ multiplications for each vector, in pieces
-    that fit in cache.  Raises ValueError on a NaN or an infinity, or shapes that do not fit.
+    that fit in cache.  Raises ValueError on a NaN or an infinity, values whose squared distances
+    overflow, and shapes or devices that do not fit.
 
     >>> c = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
     >>> nearest(torch.tensor([[1.5, 0.1], [1.0, 1.0], [-3.0, 0.0]]), c).tolist()
@@ -69,12 +70,14 @@ def decode(codes: torch.Tensor, codebook: torch.Tensor, *, dtype: torch.dtype | 
 def distortion(x: torch.Tensor, codebook: torch.Tensor) -> float:
     r"""Mean square error for each coordinate, $\frac1d\,\mathbb E\|X-q(X)\|^2$ over the vectors of `x`.
 
+    Raises ValueError if there are none.
+
     >>> distortion(torch.tensor([[1.0, 0.0], [2.0, 1.0]]), torch.tensor([[0.0, 0.0], [2.0, 0.0]]))
     0.5
     """
-    rows, book = _both(x, codebook)
+    rows, book = _some(x, codebook)
     codes = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    return sum(_error(piece, book, j).sum().item() for piece, j in _search(rows, book, codes)) / max(rows.numel(), 1)
+    return sum(_error(piece, book, j).sum().item() for piece, j in _search(rows, book, codes)) / rows.numel()
 
 
 def lloyd(x: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -82,14 +85,15 @@ def lloyd(x: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tensor, float]
 
     Returns the new codebook and the distortion of the old one, for `x` of shape (n, d); a codeword
     that is nearest to no vector moves to the vector with the largest error among those of this round.
+    Raises ValueError if there is no vector.
 
     >>> x = torch.tensor([[0.0], [1.0], [5.0]])
     >>> book, error = lloyd(x, torch.tensor([[0.0], [4.0]]))
     >>> book.tolist(), round(error, 6)
     ([[0.5], [5.0]], 0.666667)
     """
-    rows, book = _both(x, codebook)
-    count, sums, codes, errors = _cells(rows, book)
+    rows, book = _some(x, codebook)
+    count, sums, _, errors = _cells(rows, book)
     new = (sums / count.clamp(min=1)[:, None]).to(book.dtype)
     empty = (count == 0).nonzero().view(-1)
     if len(empty):
@@ -106,7 +110,8 @@ def refine(draw, codebook: torch.Tensor, rounds: int, *, exponent: float = 0.6) 
     cells are averaged with the weight $\gamma_t=(t+1)^{-\rho}$ of round $t=0,1,\dots$, with $\rho$ the
     `exponent` in [1/2, 1], and each codeword is the quotient of the averages.  This is stochastic
     approximation: with $\gamma_t\to0$ the noise of the sample averages out, and what a codebook of one
-    sample gains on that sample and loses on the next is not lost.
+    sample gains on that sample and loses on the next is not lost.  Raises ValueError unless `rounds` is
+    an integer of at least 0 and every draw holds a vector.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> book = refine(lambda: torch.randn(4096, 1, generator=g), torch.tensor([[-1.0], [1.0]]), 50)
@@ -115,12 +120,14 @@ def refine(draw, codebook: torch.Tensor, rounds: int, *, exponent: float = 0.6) 
     """
     if not 0.5 <= exponent <= 1:
         raise ValueError(f"exponent must lie in [1/2, 1]; got {exponent}")
+    if not uniform._whole(rounds) or rounds < 0:
+        raise ValueError(f"rounds must be an integer of at least 0; got {rounds!r}")
     mass = first = 0.0
-    for t in range(rounds):
-        rows, book = _both(draw(), codebook)
+    for t in range(int(rounds)):
+        rows, book = _some(draw(), codebook)
         count, sums, _, _ = _cells(rows, book)
         weight = (t + 1.0)**-exponent
-        mass = (1 - weight) * mass + weight * count / len(rows)
+        mass = (1 - weight) * mass + weight * count.double() / len(rows)
         first = (1 - weight) * first + weight * sums / len(rows)
         codebook = torch.where(mass[:, None] > 0, first / mass.clamp(min=1e-300)[:, None], book.double()).to(codebook.dtype)
     return codebook
@@ -147,6 +154,7 @@ def lbg(x: torch.Tensor, K: int, generator: torch.Generator, *, starts: int = 4,
     for name, value, low, high in (("K", K, 1, len(x)), ("starts", starts, 1, math.inf), ("iterations", iterations, 0, math.inf)):
         if not uniform._whole(value) or not low <= value <= high:
             raise ValueError(f"{name} must be an integer from {low} to {high}; got {value!r}")
+    K, starts = int(K), int(starts)
     if start is not None:
         if start.shape != (K, x.shape[1]):
             raise ValueError(f"start must have shape {(K, x.shape[1])}; got {tuple(start.shape)}")
@@ -195,15 +203,26 @@ def _both(x, codebook):
     if not isinstance(x, torch.Tensor) or x.dtype not in uniform.FLOATS or x.ndim == 0:
         raise ValueError("x must be a floating-point tensor with the vectors along its last axis")
     if not isinstance(codebook, torch.Tensor) or codebook.ndim != 2 or not len(codebook) or \
-            codebook.shape[1] != x.shape[-1] or not codebook.is_floating_point():
-        raise ValueError(f"codebook must be a floating-point tensor (K, {x.shape[-1]})")
+            codebook.shape[1] != x.shape[-1] or not codebook.is_floating_point() or codebook.device != x.device:
+        raise ValueError(f"codebook must be a floating-point tensor (K, {x.shape[-1]}) on {x.device}")
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     book = codebook.detach().to(wide)
     if not torch.isfinite(book).all():
         raise ValueError("codebook must be finite; it holds a NaN or an infinity")
     rows = x.detach().reshape(-1, x.shape[-1]).to(wide)
-    if rows.numel() and not math.isfinite(float(rows.abs().max())):
+    peak = float(rows.abs().max()) if rows.numel() else 0.0
+    if not math.isfinite(peak):
         raise ValueError("x must be finite; it holds a NaN or an infinity")
+    if book.numel() and not book.shape[1] * (peak + float(book.abs().max()))**2 < torch.finfo(wide).max:
+        raise ValueError(f"x and codebook must be so small that squared distances do not overflow {wide}")
+    return rows, book
+
+
+def _some(x, codebook):
+    """The same, and at least one vector."""
+    rows, book = _both(x, codebook)
+    if not rows.numel():
+        raise ValueError("x must hold at least one vector")
     return rows, book
 
 

@@ -40,12 +40,13 @@ def rotate(z: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """
     e, q = z.detach(), q.detach()
     length, target = e.norm(dim=-1, keepdim=True), q.norm(dim=-1, keepdim=True)
-    u, v = e / length.clamp(min=1e-30), q / target.clamp(min=1e-30)
+    tiny = torch.finfo(z.dtype).tiny                                   # a number above 0 in every type
+    u, v = e / length.clamp(min=tiny), q / target.clamp(min=tiny)
     r = u + v
     square = r.square().sum(-1, keepdim=True)                          # 2 (1 + cos of the angle)
-    there = (length > 0) & (target > 0) & (square > torch.finfo(z.dtype).eps**0.5)
-    turned = z - 2 * r * (r * z).sum(-1, keepdim=True) / square.clamp(min=1e-30) + 2 * v * (u * z).sum(-1, keepdim=True)
-    turned = torch.where(there, turned * (target / length.clamp(min=1e-30)), z)
+    there = (length > tiny) & (target > tiny) & (square > torch.finfo(z.dtype).eps**0.5)
+    turned = z - 2 * r * (r * z).sum(-1, keepdim=True) / square.clamp(min=tiny) + 2 * v * (u * z).sum(-1, keepdim=True)
+    turned = torch.where(there, turned * (target / length.clamp(min=tiny)), z)
     return q + (turned - turned.detach())
 
 

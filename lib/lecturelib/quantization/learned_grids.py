@@ -47,7 +47,8 @@ class FSQ:
 
     $b_i=h_i\tanh(z_i+s_i)-o_i$ with $h_i=\frac{(L_i-1)(1+\eta)}2$, $o_i=\frac12$ for even $L_i$ and 0 for odd
     ones, $s_i=\mathrm{artanh}(o_i/h_i)$, so that $z=0$ has $b=0$; the point is
-    $\mathrm{round}(b_i)/\lfloor L_i/2\rfloor$.  `levels` are integers of at least 3, `margin` is $\eta>0$.
+    $\mathrm{round}(b_i)/\lfloor L_i/2\rfloor$.  `levels` are integers of at least 3, and `margin` is $\eta>0$ with
+    $(L_i-1)\eta<1$, for otherwise $b_i$ would reach beyond the last level.
 
     >>> fsq = FSQ((8, 5, 5, 5))
     >>> fsq.size, fsq.encode(torch.zeros(1, 4)).tolist(), fsq.quantize(torch.full((1, 4), 9.0)).tolist()
@@ -59,8 +60,9 @@ class FSQ:
     def __post_init__(self):
         if not self.levels or not all(uniform._whole(L) and L >= 3 for L in self.levels) or self.size >= 1 << 62:
             raise ValueError(f"levels must be integers of at least 3, their product below 2^62; got {self.levels}")
-        if not 0 < self.margin < 1:
-            raise ValueError(f"margin must lie in (0, 1); got {self.margin}")
+        object.__setattr__(self, "levels", tuple(int(L) for L in self.levels))
+        if not 0 < self.margin < 1 / (max(self.levels) - 1):
+            raise ValueError(f"margin must lie in (0, 1/{max(self.levels) - 1}), for {max(self.levels)} levels; got {self.margin}")
 
     @property
     def size(self) -> int:
@@ -82,10 +84,10 @@ class FSQ:
     def __call__(self, z: torch.Tensor):
         """Points with the straight-through gradient of the bounded channels, and codes."""
         _finite(z, len(self.levels))
-        b = self.bound(z)
+        b = self.bound(_wide(z))
         m = b.detach().round()
-        width = z.new_tensor([L // 2 for L in self.levels])
-        return straight_through(b, m) / width, self._index(m)
+        width = b.new_tensor([L // 2 for L in self.levels])
+        return (straight_through(b, m) / width).to(z.dtype), self._index(m)
 
     @torch.no_grad()
     def encode(self, z: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -132,6 +134,7 @@ class LFQ:
     def __post_init__(self):
         if not uniform._whole(self.bits) or not 1 <= self.bits <= 62:
             raise ValueError(f"bits must be an integer from 1 to 62; got {self.bits!r}")
+        object.__setattr__(self, "bits", int(self.bits))
 
     @property
     def size(self) -> int:
@@ -168,12 +171,12 @@ class LFQ:
         _finite(z, self.bits)
         if self.bits > 16 or not 0 < temperature < math.inf or not z.numel():
             raise ValueError("entropies needs at most 16 bits, a positive temperature and a vector")
-        logits = z.reshape(-1, self.bits) * (4 / temperature)
+        logits = _wide(z).reshape(-1, self.bits) * (4 / temperature)
         p = torch.sigmoid(logits)
         given = -(p * nn.functional.logsigmoid(logits) + (1 - p) * nn.functional.logsigmoid(-logits)).sum(1).mean()
-        words = self.decode(torch.arange(self.size, device=z.device), dtype=z.dtype)
+        words = self.decode(torch.arange(self.size, device=z.device), dtype=logits.dtype)
         total = torch.softmax(logits / 2 @ words.T, 1).mean(0)
-        joint = -(total * total.clamp(min=torch.finfo(z.dtype).tiny).log()).sum()      # 0 log 0 = 0, with a finite gradient
+        joint = -(total * total.clamp(min=torch.finfo(total.dtype).tiny).log()).sum()      # 0 log 0 = 0, with a finite gradient
         return given / math.log(2), joint / math.log(2)
 
     def _index(self, up):
@@ -189,8 +192,12 @@ def _by_pieces(z, d, out, encode):
         raise ValueError(f"out must be a contiguous int64 tensor of shape {tuple(z.shape[:-1])} on {z.device}")
     rows, size = z.reshape(-1, d), max(PIECE // d, 1) if z.device.type == "cpu" else max(len(out.view(-1)), 1)
     for a, m in zip(rows.split(size), out.view(-1).split(size)):
-        m.copy_(encode(a if z.dtype == torch.float64 else a.float()))
+        m.copy_(encode(_wide(a)))
     return out
+
+
+def _wide(z):
+    return z if z.dtype == torch.float64 else z.float()
 
 
 def _finite(z, d):

@@ -27,7 +27,7 @@ def gain(rate):
 
 
 def fraction(rate_a: float, rate_b: float) -> float:
-    r"""Fraction $\kappa\in(0,1]$ of the rows that the best scheme keeps (thm-mp-two-rates).
+    r"""Fraction $\kappa\in(0,1]$ of the rows that the best scheme keeps (lem-mp-allocation).
 
     1 if $h(x)+h(y)\le1$ for $h(x)=\frac x{e^x-1}$, $x=2\ln2\,R_A$, $y=2\ln2\,R_B$; else it solves
     $h(x/\kappa)+h(y/\kappa)=1$.  Rates are positive, bits per entry; infinity is allowed.
@@ -49,12 +49,15 @@ def fraction(rate_a: float, rate_b: float) -> float:
 
 
 def limit(rate_a: float, rate_b: float) -> float:
-    r"""$1-\max_{0<\kappa\le1}\kappa\,\varphi(R_A/\kappa)\varphi(R_B/\kappa)$: the least error at two rates (thm-mp-two-rates).
+    r"""$1-\max_{0<\kappa\le1}\kappa\,\varphi(R_A/\kappa)\varphi(R_B/\kappa)$: the least error at two rates (thm-mp-limit).
 
     >>> limit(1.0, 1.0), limit(1.0, math.inf), round(limit(0.5, 0.5), 5)
     (0.4375, 0.25, 0.71771)
     """
     k = fraction(rate_a, rate_b)
+    if k == 1:
+        u, v = math.exp(-ALPHA * rate_a), math.exp(-ALPHA * rate_b)
+        return u + v - u * v                 # 1 - (1 - u)(1 - v) without cancellation
     return 1 - k * -math.expm1(-ALPHA * rate_a / k) * -math.expm1(-ALPHA * rate_b / k)
 
 
@@ -68,7 +71,7 @@ def rates(M: np.ndarray) -> np.ndarray:
     [0.0, 1.0]
     """
     M = np.asarray(M, dtype=float)
-    if M.ndim != 2 or M.shape[0] != M.shape[1] or not np.allclose(M, M.T, atol=1e-9):
+    if M.ndim != 2 or M.shape[0] != M.shape[1] or not M.size or not np.allclose(M, M.T, atol=1e-9):
         raise ValueError("M must be a symmetric matrix")
     mu = np.linalg.eigvalsh(M)
     if not (mu[0] > -1e-9 and mu[-1] < 1):
@@ -80,11 +83,11 @@ def allocate(rate_a: float, rate_b: float, start_a, start_b, steps: int = 20000)
     r"""Rates $r,s\ge0$ with means at most $R_A,R_B$ that make $\frac1n\sum\varphi(r_i)\varphi(s_i)$ large, by gradient ascent.
 
     From `start_a`, `start_b` (n,), which are projected to the constraints; a stationary point of a
-    problem that is not concave, to test thm-mp-two-rates with.  Raises ValueError on other shapes.
+    problem that is not concave, to test lem-mp-allocation with.  Raises ValueError on other shapes.
     """
     r, s = np.array(start_a, dtype=float), np.array(start_b, dtype=float)
-    if r.ndim != 1 or r.shape != s.shape or not (np.isfinite(r).all() and np.isfinite(s).all()):
-        raise ValueError("start_a and start_b must be finite vectors of one length")
+    if r.ndim != 1 or not r.size or r.shape != s.shape or not (np.isfinite(r).all() and np.isfinite(s).all()):
+        raise ValueError("start_a and start_b must be finite vectors of one length, not empty")
     n = len(r)
     r, s = _project(r, n * _rate("rate_a", rate_a)), _project(s, n * _rate("rate_b", rate_b))
     for _ in range(steps):
@@ -124,15 +127,19 @@ def measure(quantize: Callable[[torch.Tensor], tuple[torch.Tensor, float]], gene
         counted per entry of the whole factor, is $\kappa$ times that of `quantize`.
 
     Error and D are relative to the mean squares of the entries drawn, which are 1 up to sampling, and
-    so hardly depend on them.  The standard error is that of a table with row and column effects.  Raises ValueError if `keep` leaves no row, or the shape returned is another.
+    so hardly depend on them.  The standard error is that of a table with row and column effects.
+    Raises ValueError if `keep` leaves no row, if there are fewer than two columns, or if `quantize`
+    returns another shape, a NaN or an infinity.
     """
-    m = int(round(keep * n))
-    if not (1 <= m <= n and columns >= 1 and pairs >= 1):
-        raise ValueError(f"keep must be a fraction of the n rows, columns and pairs at least 1; got {keep}, {columns}, {pairs}")
+    m = int(round(keep * n)) if 0 < keep <= 1 else 0
+    if not (1 <= m and columns >= 2 and pairs >= 1):
+        raise ValueError(f"keep must be a fraction of the n rows, columns at least 2, pairs at least 1; got {keep}, {columns}, {pairs}")
     X = torch.randn(2 * pairs * columns, n, generator=generator, device=generator.device)
     X_hat, bits = quantize(X[:, :m].contiguous())
     if X_hat.shape != (len(X), m):
         raise ValueError(f"quantize must return the shape {(len(X), m)}; got {tuple(X_hat.shape)}")
+    if not (torch.isfinite(X_hat).all() and 0 < float(bits) < math.inf):
+        raise ValueError(f"quantize must return finite numbers and a positive rate; got the rate {bits}")
     X, X_hat = (z.view(2, pairs, columns, z.shape[-1]).mT for z in (X, X_hat))
     power = X.square().mean((1, 2, 3))                      # 1 up to sampling, for both factors
     e = (X_hat[0].mT @ X_hat[1] - X[0].mT @ X[1]).double().square() / (n * power.prod())

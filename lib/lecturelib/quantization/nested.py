@@ -62,13 +62,14 @@ def encode(x: torch.Tensor, code: VoronoiCode, *, shrink: Sequence[float] = SHRI
     $Q_\Lambda(\gamma x/\beta+a)$ in the basis, modulo $q$; the code is the candidate that decodes nearest to
     `x`, the first of them at a tie.
     `x` is a floating-point tensor (..., n).  Raises ValueError unless it is finite and $|x|/\beta$ is
-    below 2^20 (2^40 for float64).
+    below 2^20 (2^40 for float64), and `shrink` holds at least one number, all of them in (0, 1].
 
     >>> from lecturelib.quantization import lattices
     >>> code = VoronoiCode(lattices.integers(1), 4, (1.0, 4.0), (0.1,))
     >>> encode(torch.tensor([[-1.2], [6.5]]), code).tolist()
     [[3, 0], [2, 1]]
     """
+    shrink = _factors(shrink)
     return _pieces(x, code, lambda piece, wide: _best(piece, code, wide, shrink)[0], torch.uint8, 1)
 
 
@@ -104,6 +105,7 @@ def quantize(x: torch.Tensor, code: VoronoiCode, *, shrink: Sequence[float] = SH
     >>> quantize(torch.tensor([[-1.2], [6.5]]), VoronoiCode(lattices.integers(1), 4, (1.0, 4.0), (0.1,))).view(-1).mul(10).round().tolist()
     [-11.0, 76.0]
     """
+    shrink = _factors(shrink)
     return _pieces(x, code, lambda piece, wide: _best(piece, code, wide, shrink)[1], getattr(x, "dtype", None), 0)
 
 
@@ -127,6 +129,7 @@ def fit_scales(x: torch.Tensor, lattice: Lattice, q: int, count: int, grid: Sequ
     grid = tuple(sorted(float(s) for s in grid))
     if not _whole(count) or not 1 <= count <= len(grid):
         raise ValueError(f"count must be an integer from 1 to {len(grid)}, the size of the grid; got {count!r}")
+    count = int(count)
     table = errors(x, lattice, q, grid)
     chosen = [round((j + 0.5) * len(grid) / count - 0.5) for j in range(count)]
     value = float(table[:, chosen].amin(1).mean())
@@ -142,6 +145,13 @@ def fit_scales(x: torch.Tensor, lattice: Lattice, q: int, count: int, grid: Sequ
         if not least < value * (1 - 1e-9):
             return tuple(sorted(grid[c] for c in chosen))
         value, chosen[j] = least, best
+
+
+def _factors(shrink) -> tuple[float, ...]:
+    shrink = tuple(shrink)
+    if not shrink or not all(0 < gamma <= 1 for gamma in shrink):
+        raise ValueError(f"shrink must hold at least one number, all of them in (0, 1]; got {shrink}")
+    return shrink
 
 
 def _point(digits, code) -> torch.Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from lecturelib.quantization import kmeans
+from lecturelib.quantization.uniform import _whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,8 @@ class Residual:
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """int64 codes of shape (..., number of stages) for `x` of shape (..., dimension)."""
         rest, codes = x, []
+        if isinstance(x, torch.Tensor) and x.dtype in (torch.float16, torch.bfloat16):
+            rest = x.float()
         for book in self.codebooks:
             codes.append(kmeans.nearest(rest, book))
             rest = rest - kmeans.decode(codes[-1], book, dtype=rest.dtype)
@@ -94,9 +97,11 @@ def fit_product(x: torch.Tensor, blocks: int, K: int, generator: torch.Generator
     >>> [tuple(c.shape) for c in fit_product(x, 2, 8, torch.Generator().manual_seed(0)).codebooks]
     [(8, 2), (8, 2)]
     """
-    if x.ndim != 2 or blocks < 1 or x.shape[1] % blocks:
-        raise ValueError(f"blocks must divide the dimension of x; got {blocks} and shape {tuple(x.shape)}")
-    return Product(tuple(kmeans.lbg(b.contiguous(), K, generator, **options) for b in x.chunk(blocks, 1)))
+    if not isinstance(x, torch.Tensor) or x.ndim != 2:
+        raise ValueError("x must be a floating-point tensor of shape (n, d)")
+    if not _whole(blocks) or blocks < 1 or x.shape[1] % blocks:
+        raise ValueError(f"blocks must divide the dimension of x; got {blocks!r} and shape {tuple(x.shape)}")
+    return Product(tuple(kmeans.lbg(b.contiguous(), K, generator, **options) for b in x.chunk(int(blocks), 1)))
 
 
 def fit_residual(x: torch.Tensor, stages: int, K: int, generator: torch.Generator, **options) -> Residual:
@@ -106,10 +111,10 @@ def fit_residual(x: torch.Tensor, stages: int, K: int, generator: torch.Generato
     >>> [tuple(c.shape) for c in fit_residual(x, 3, 4, torch.Generator().manual_seed(0)).codebooks]
     [(4, 2), (4, 2), (4, 2)]
     """
-    if stages < 1:
-        raise ValueError(f"stages must be at least 1; got {stages}")
+    if not _whole(stages) or stages < 1:
+        raise ValueError(f"stages must be an integer of at least 1; got {stages!r}")
     rest, books = x, []
-    for _ in range(stages):
+    for _ in range(int(stages)):
         books.append(kmeans.lbg(rest, K, generator, **options))
         rest = rest - kmeans.quantize(rest, books[-1])
     return Residual(tuple(books))

@@ -22,7 +22,9 @@ def gaussian_naive(rate):
     >>> float(gaussian_naive(1.0))
     0.4375
     """
-    return 1 - _phi(rate)**2
+    _phi(rate)
+    u = 2.0**(-2 * np.asarray(rate, dtype=float))
+    return (u * (2 - u))[()]             # 1 - (1 - u)^2 without cancellation
 
 
 def gaussian_limit(rate):
@@ -89,6 +91,8 @@ def measured_error(Y_hat: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> tor
     >>> float(measured_error(torch.zeros(2, 3), A, B))
     4.0
     """
+    if not all(isinstance(Z, torch.Tensor) and Z.is_floating_point() for Z in (Y_hat, A, B)):
+        raise ValueError("Y_hat, A and B must be floating-point tensors")
     if A.ndim < 2 or B.ndim < 2 or A.shape[-2] != B.shape[-2]:
         raise ValueError(f"A and B must have the same number of rows; got {tuple(A.shape)} and {tuple(B.shape)}")
     Y = A.mT @ B

@@ -7,13 +7,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import poch
 
 from lecturelib.quantization.rate_distortion import entropy_power
 
 LOG2E = 1 / math.log(2)
 _Y, _W = (v / 2 for v in np.polynomial.legendre.leggauss(120))
 _Y = _Y + 0.5
+_U, _V = (v / 2 for v in np.polynomial.legendre.leggauss(16))
+_U = _U + 0.5
 
 
 def gaussian_rate(distortion, variance=1.0):
@@ -44,40 +46,59 @@ def random_code(n: int, rate: float) -> float:
     r"""Mean square error of $2^{nR}$ random words on a sphere of best radius, source N(0, I_n) (eq-it-random-code).
 
     $D=1-\frac{(\mathbb E|X|)^2}n\kappa^2$, with $\kappa$ the mean of the largest of $2^{nR}$
-    independent cosines; quadrature in logarithms, so that $n$ may be large.
-    Raises ValueError unless n >= 2 and 0 < n rate.
+    independent cosines: panels of Gauss points in the angle, as wide as the law of the best angle,
+    and probabilities in logarithms, so that $n$ may be large.  Raises ValueError unless n is an
+    integer of at least 2 and the rate positive and finite.
 
     >>> round(random_code(2, 0.5), 4)                    # two words: 1 - (pi / 4) (4 / pi^2)^2
     0.871
     """
-    if not (n == int(n) and n >= 2 and 0 < rate < math.inf):
+    if not (n < math.inf and n == int(n) and n >= 2 and 0 < rate < math.inf):
         raise ValueError(f"n must be an integer of at least 2 and rate positive; got {n}, {rate}")
-    t = np.unique(np.concatenate((np.linspace(0, 1, 2001), math.sqrt(1 - 4.0**-rate) + np.linspace(-4, 4, 4001) / math.sqrt(n))))
-    t = t[(t >= 0) & (t < 1)]
     log_words = n * rate * math.log(2)
+    middle = math.asin(2.0**-rate)                          # near the best angle; its law is about `width` wide
+    for _ in range(50):                                     # Newton for M A_n(cos a) = 1
+        width = math.tan(middle) / (n - 1)
+        step = -width * (log_words + float(_log_cap(n, math.sin(middle)**2)))
+        middle = min(max(middle + step, middle / 2), 0.5 * (middle + math.pi / 2))
+        if abs(step) < 1e-9 * width:
+            break
+    edges = np.append(np.linspace(0, math.pi / 2, 33), middle + width * np.arange(-40, 8))
+    edges = np.unique(edges[(edges >= 0) & (edges <= math.pi / 2)])
+    angle = (edges[:-1, None] + np.diff(edges)[:, None] * _U).ravel()
+    weight = (np.diff(edges)[:, None] * _V).ravel() * np.sin(angle)                         # dt, t the cosine
     with np.errstate(over="ignore", under="ignore"):
-        cap = log_cap(n, t)
+        cap = _log_cap(n, np.sin(angle)**2)
         small = np.where(cap > -700, np.log(-np.log1p(-np.exp(np.maximum(cap, -700)))), cap)
         below = np.exp(-np.exp(np.minimum(log_words + small, 700.0)))                      # (1 - cap)^M
         # the other half of the line: P(all cosines <= -t) = cap(t)^M
-        kappa = 1 - np.trapezoid(below, t) - (1 - t[-1]) * below[-1] - np.trapezoid(np.exp(-np.exp(
-            np.minimum(log_words + np.log(-cap), 700.0))), t)
-    radius = math.exp(2 * (gammaln((n + 1) / 2) - gammaln(n / 2))) * 2 / n             # (E|X|)^2 / n
-    return float(1 - radius * kappa**2)
+        beyond = np.exp(-np.exp(np.minimum(log_words + np.log(-cap), 700.0)))
+    lost = float(weight @ (below + beyond))                                             # 1 - kappa
+    radius = 2 * poch(n / 2, 0.5)**2 / n                                                # (E|X|)^2 / n
+    return float(1 - radius + radius * lost * (2 - lost))
 
 
 def log_cap(n: int, t):
-    r"""$\ln P(u_1>t)$ for $u$ uniform on the unit sphere of $\mathbb R^n$, $0\le t<1$.
+    r"""$\ln P(u_1>t)$ for $u$ uniform on the unit sphere of $\mathbb R^n$, $0\le t<1$; a number or an array.
+
+    Raises ValueError unless n >= 2 and all t lie in [0, 1).
 
     >>> [round(float(v), 6) for v in np.exp(log_cap(3, np.array([0.0, 0.5])))]
     [0.5, 0.25]
     """
     t = np.asarray(t, dtype=float)
-    a, x = (n - 1) / 2, 1 - t**2
-    # half of I_x(a, 1/2) = x^a F / (a B(a, 1/2)), F = the integral of (1 - x u^(1/a))^(-1/2) over (0, 1), u = 1 - y^2
+    if not (2 <= n < math.inf and np.all((t >= 0) & (t < 1))):
+        raise ValueError(f"n must be at least 2 and t lie in [0, 1); got n = {n}")
+    return _log_cap(n, (1 - t) * (1 + t))
+
+
+def _log_cap(n, x):
+    """The same for 1 - t^2 = x: half of I_x(a, 1/2) = x^a F / (a B(a, 1/2)), a = (n - 1) / 2."""
+    x, a = np.asarray(x), (n - 1) / 2
+    # F = the integral of (1 - x u^(1/a))^(-1/2) over (0, 1), u = 1 - y^2
     y, w = _Y[:, None], _W[:, None]
     F = (2 * y * w / np.sqrt(1 - x.reshape(1, -1) * (1 - y * y)**(1 / a))).sum(0).reshape(x.shape)
-    return a * np.log(x) + np.log(F) - math.log(2 * a) - gammaln(a) - gammaln(0.5) + gammaln(a + 0.5)
+    return a * np.log(x) + np.log(F) + math.log(poch(a, 0.5) / (2 * a * math.sqrt(math.pi)))
 
 
 @dataclass(frozen=True)
@@ -157,9 +178,12 @@ def blahut_arimoto(p, d, slope: float, tolerance: float = 1e-6, limit: int = 20_
     p, d = np.asarray(p, dtype=float), np.asarray(d, dtype=float)
     if not (p.ndim == 1 and np.all(p >= 0) and abs(p.sum() - 1) < 1e-9):
         raise ValueError("p must hold probabilities that add up to 1")
-    if d.ndim != 2 or d.shape[0] != len(p) or not (np.all(d >= 0) and np.all(np.isfinite(d))):
+    if not (tolerance > 0 and limit >= 1):
+        raise ValueError(f"tolerance must be positive and limit at least 1; got {tolerance}, {limit}")
+    if d.ndim != 2 or d.shape[0] != len(p) or not d.size or not (np.all(d >= 0) and np.all(np.isfinite(d))):
         raise ValueError(f"d must hold finite distortions, not negative, in {len(p)} rows")
     beta = float(_positive("slope", slope))
+    p, d = p[p > 0], d[p > 0]                               # letters that never come have no say
     floor = d.min(1, keepdims=True)                         # exp(-beta d) must not vanish in a whole row
     kernel = np.exp(-beta * (d - floor))
     q = np.full(d.shape[1], 1 / d.shape[1])

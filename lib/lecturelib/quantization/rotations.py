@@ -91,7 +91,7 @@ class Matrix:
 
     def __post_init__(self):
         Q = self.matrix
-        if not isinstance(Q, torch.Tensor) or Q.dtype not in FLOATS or Q.ndim != 2 or Q.shape[0] != Q.shape[1] or \
+        if not isinstance(Q, torch.Tensor) or Q.dtype not in FLOATS or Q.ndim != 2 or Q.shape[0] != Q.shape[1] or not len(Q) or \
                 not (Q @ Q.T - torch.eye(len(Q), dtype=Q.dtype, device=Q.device)).abs().max() < 1e-4:
             raise ValueError("matrix must be an orthogonal floating-point matrix")
 

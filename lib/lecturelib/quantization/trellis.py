@@ -2,11 +2,12 @@ r"""Trellis-coded quantization at a fixed rate: the bitshift trellis and an exac
 
 A code is a table of $2^L$ numbers.  Each sample sends $k$ bits; the decoder shifts them into a
 register of $L$ bits, its state $s$, and puts out $c_s$ (eq-it-bitshift).  Any stretch of the signal
-is decoded from its own bits and the $L-k$ before it.  The encoder finds, among all $2^{kT}$ bit
-strings, the one with the least square error, by dynamic programming over the $2^{L-k}$ registers:
+is decoded from its own bits and the $L-k$ before it.  The encoder finds, among all bit strings from
+a free or a given first register, the one with the least square error, by dynamic programming over
+the $2^{L-k}$ registers:
 $2^L$ additions and comparisons per sample, with whole tensors over sequences and states; the only
 Python loop runs over time, and it runs where the samples live.  The search keeps
-$2^{L-k}$ floats per sample (`MEMORY` bounds how many at a time) and no back-pointers: the way
+$2^{L-k}$ floats per sample (`MEMORY` bounds how many at a time, of one row at least) and no back-pointers: the way
 back recomputes the few comparisons that it needs.
 """
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from lecturelib.quantization import uniform
 
 MEMORY = 5 << 24         # floats kept at a time by the search: 320 MiB in float32
 CACHE = 1 << 17          # states worked on at a time on a CPU
+FAR = 1e15               # samples are cut off here, so that no square overflows
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def viterbi(x: torch.Tensor, trellis: Trellis, tail_biting: bool = False) -> tor
 
     Parameters
     ----------
-    x : float tensor (batch, T), finite.  Half precision is computed in float32.
+    x : float tensor (batch, T), finite; beyond `FAR` it counts as `FAR`.  Half precision is computed in
+        float32.
     tail_biting : the register starts as it ends, so that a row costs $kT$ bits and no more.  The
         overlap is taken from a search across the seam, and the search given the overlap is exact.
         Without it the first `trellis.memory` symbols are the register at the start.
@@ -84,9 +87,16 @@ def viterbi(x: torch.Tensor, trellis: Trellis, tail_biting: bool = False) -> tor
 def search_given(x: torch.Tensor, trellis: Trellis, overlap: torch.Tensor) -> torch.Tensor:
     """Best codes (batch, T) among those whose register is `overlap` (batch,) at the start and at the end.
 
-    With `overlap` running over all $2^{L-k}$ registers this is the exact tail-biting search.
+    With `overlap` running over all $2^{L-k}$ registers this is the exact tail-biting search.  Raises
+    ValueError unless it holds integers 0, ..., 2^(L-k) - 1, one for each row or one for all, and on
+    rows too short to bite their tail.
     """
     x = _rows(x)
+    if x.shape[1] < trellis.memory:
+        raise ValueError(f"x must have rows of at least {trellis.memory} samples to bite their tail; got {x.shape[1]}")
+    if not isinstance(overlap, torch.Tensor) or overlap.is_floating_point() or overlap.shape not in ((1,), (len(x),)) or \
+            not 0 <= int(overlap.min()) <= int(overlap.max()) < 1 << trellis.L - trellis.k:
+        raise ValueError(f"overlap must hold {len(x)} integers in 0, ..., {(1 << trellis.L - trellis.k) - 1}, or one for all rows")
     codes = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
     _search(x, trellis, codes, overlap=overlap.to(x.device, torch.int64).expand(len(x)))
     return codes
@@ -103,7 +113,7 @@ def states(codes: torch.Tensor, trellis: Trellis, tail_biting: bool = False) -> 
         wide = torch.cat((wide[:, wide.shape[1] - m:], wide), 1) if m else wide
     T = wide.shape[1] - m
     if T < 1 or tail_biting and T < m:
-        raise ValueError(f"codes must hold more than {m} symbols a row")
+        raise ValueError(f"codes must hold {'at least' if tail_biting else 'more than'} {m} symbols a row")
     s = wide[:, m:].clone()
     for i in range(1, m + 1):
         s += wide[:, m - i:m - i + T] << trellis.k * i
@@ -128,7 +138,7 @@ def _rows(x):
         raise ValueError("x must be a floating-point tensor (batch, T) with at least one sample")
     if not torch.isfinite(x).all():
         raise ValueError("x must be finite; it holds a NaN or an infinity")
-    return x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32).clamp(-FAR, FAR)
 
 
 def _register(symbols, trellis):

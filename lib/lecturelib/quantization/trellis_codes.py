@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 
+from lecturelib.quantization import uniform
 from lecturelib.quantization.trellis import Trellis, states, viterbi
 
 # weights in units of 2^-L, lowest (newest) bit first, by (L, k)
@@ -24,7 +25,7 @@ WEIGHTS = {
 
 
 def random_code(L: int, k: int, generator: torch.Generator) -> Trellis:
-    """The 2^L midpoint quantiles of N(0,1) in random order."""
+    """The 2^L midpoint quantiles of N(0,1) in random order, as Mao, Gray and Linder have them."""
     order = torch.randperm(1 << L, generator=generator, device=generator.device)
     return Trellis(L, k, _quantiles(L)[order.cpu()])
 
@@ -40,9 +41,10 @@ def sum_code(L: int, k: int, weights=None) -> Trellis:
     """
     if weights is None and (L, k) not in WEIGHTS:
         raise ValueError(f"weights must be given for (L, k) = {(L, k)}; there are some for {sorted(WEIGHTS)}")
-    w = torch.as_tensor(WEIGHTS[L, k] if weights is None else weights, dtype=torch.int64)
-    if w.shape != (L,):
-        raise ValueError(f"weights must be {L} integers; got shape {tuple(w.shape)}")
+    w = torch.as_tensor(WEIGHTS[L, k] if weights is None else weights)
+    if w.shape != (L,) or w.is_floating_point() or w.dtype == torch.bool:
+        raise ValueError(f"weights must be {L} integers; got shape {tuple(w.shape)} of {w.dtype}")
+    w = w.long()
     s = torch.arange(1 << L)
     place = sum((s >> b & 1) * w[b] for b in range(L)) & (1 << L) - 1
     return Trellis(L, k, _quantiles(L)[place])
@@ -68,8 +70,12 @@ def train(trellis: Trellis, x: torch.Tensor, rounds: int = 10) -> Trellis:
     r"""Lloyd's iteration: search, then move each $c_s$ to the mean of the samples it was used for.
 
     `x` (batch, T) are samples of the source; states that were not used stay, others are pulled to
-    their old value by one sample.  The error on `x` never increases but for that pull.
+    their old value by one sample.  The error on `x` never increases but for rounding: the pulled mean
+    has the least error among all points that are no farther from the old one.  Raises ValueError if
+    `rounds` is negative or no integer.
     """
+    if not uniform._whole(rounds) or rounds < 0:
+        raise ValueError(f"rounds must be a nonnegative integer; got {rounds!r}")
     for _ in range(rounds):
         s = states(viterbi(x, trellis), trellis).reshape(-1)
         count = torch.bincount(s, minlength=1 << trellis.L) + 1.0

@@ -74,7 +74,8 @@ def encode(x: torch.Tensor, code: Code, scale: str = "mse") -> tuple[torch.Tenso
         "mse" is $\|x\|$, TurboQuant's; "mean" is $\|x\|/(1-D)$, unbiased over the rotation;
         "vector" is $\|x\|/\langle\hat u,u\rangle$, unbiased as well, and exact along $x$.
 
-    The vector 0 has scale 0.  Raises ValueError on a NaN or an infinity, or another `scale`.
+    The vector 0 has scale 0.  Raises ValueError on a NaN or an infinity, a norm beyond float32, or
+    another `scale`.
     """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {SCALES}; got {scale!r}")
@@ -118,9 +119,12 @@ def sketch(d: int, generator: torch.Generator, rows: int | None = None) -> torch
 
 
 def qjl_encode(x: torch.Tensor, S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Bits $[Sx\ge0]$ (..., m) in uint8, and $\|x\|$ (eq-mp-qjl)."""
-    x = _floats(x, S.shape[1])
-    return (x @ S.to(x).T >= 0).to(torch.uint8), torch.linalg.vector_norm(x, dim=-1)
+    r"""Bits $[Sx\ge0]$ (..., m) in uint8, and $\|x\|$ in float32 (eq-mp-qjl).
+
+    `x` (..., d) is floating-point and finite, `S` (m, d).  ValueError as in `encode`, and if `S` does not fit.
+    """
+    unit, norm = _split(x, _width(S))
+    return (unit @ S.to(unit).T >= 0).to(torch.uint8), norm
 
 
 def qjl_decode(bits: torch.Tensor, norm: torch.Tensor, S: torch.Tensor) -> torch.Tensor:
@@ -131,9 +135,12 @@ def qjl_decode(bits: torch.Tensor, norm: torch.Tensor, S: torch.Tensor) -> torch
     >>> (x / x[0]).tolist()
     [1.0, -1.0]
     """
+    _width(S)
     if bits.shape[-1:] != (len(S),) or bits.shape[:-1] != norm.shape:
         raise ValueError(f"bits must have last axis {len(S)} and norm one number per vector; "
                          f"got {tuple(bits.shape)} and {tuple(norm.shape)}")
+    if not ((bits == 0) | (bits == 1)).all():
+        raise ValueError("bits must be 0 or 1")
     signs = bits.to(S) * 2 - 1
     return signs @ S * (math.sqrt(math.pi / 2) / len(S) * norm).unsqueeze(-1)
 
@@ -141,9 +148,10 @@ def qjl_decode(bits: torch.Tensor, norm: torch.Tensor, S: torch.Tensor) -> torch
 def quantize_product(x: torch.Tensor, code: Code | None, S: torch.Tensor) -> torch.Tensor:
     r"""TurboQuant's unbiased variant: `code` with $b-1$ bits, and QJL of what it leaves, the $b$-th.
 
-    `code` is None for $b=1$.  Two floats per vector, $\|x\|$ and the norm of the rest.
+    `code` is None for $b=1$.  Two floats per vector, $\|x\|$ and the norm of the rest.  The result
+    is in float32.  ValueError as in `encode`, and if `S` (m, d) does not fit.
     """
-    x = _floats(x, S.shape[1])
+    x = _floats(x, _width(S))
     first = torch.zeros_like(x) if code is None else quantize(x, code)
     return first + qjl_decode(*qjl_encode(x - first, S), S)
 
@@ -161,7 +169,7 @@ def variance(distortion: float) -> float:
 
 
 def least_variance(rate: float) -> float:
-    r"""$\frac1{4^R-1}$: no unbiased code of `rate` bits per entry has less (thm-mp-least-variance).
+    r"""$\frac1{4^R-1}$: no unbiased code of `rate` bits per entry has less (thm-mp-least).
 
     >>> least_variance(1.0) == 1 / 3
     True
@@ -184,17 +192,32 @@ def qjl_variance(distortion: float) -> float:
 
 def _turned(x, code):
     """Coordinates $\\sqrt d\\,\\Pi u$ and the norms."""
-    x = _floats(x, code.dimension)
-    norm = torch.linalg.vector_norm(x, dim=-1)
+    unit, norm = _split(x, code.dimension)
+    return code.rotation.apply(unit * code.dimension**0.5), norm
+
+
+def _split(x, d):
+    """Unit vectors and norms; the largest entry is divided out first, so that no square over- or underflows."""
+    x = _floats(x, d)
+    size = x.abs().amax(-1, keepdim=True)
+    x = x / torch.where(size > 0, size, 1.0)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    norm = (size * length).squeeze(-1)
     if not torch.isfinite(norm).all():
         raise ValueError("x must have finite norms in float32")
-    unit = x / torch.where(norm > 0, norm, 1.0).unsqueeze(-1)
-    return code.rotation.apply(unit * code.dimension**0.5), norm
+    return x / torch.where(size > 0, length, 1.0), norm
+
+
+def _width(S) -> int:
+    if not isinstance(S, torch.Tensor) or S.dtype not in FLOATS or S.ndim != 2 or not S.numel():
+        raise ValueError("S must be a floating-point matrix (m, d), not empty")
+    return S.shape[1]
 
 
 def _floats(x, d):
     if not isinstance(x, torch.Tensor) or x.dtype not in FLOATS or x.ndim == 0 or x.shape[-1] != d:
         raise ValueError(f"x must be a floating-point tensor with last axis {d}")
+    x = x.detach().float()
     if not torch.isfinite(x).all():
-        raise ValueError("x must be finite; it holds a NaN or an infinity")
-    return x.detach().float()
+        raise ValueError("x must be finite in float32; it holds a NaN, an infinity or a number beyond")
+    return x

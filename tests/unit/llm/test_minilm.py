@@ -55,6 +55,9 @@ def test_bad_input(model, tmp_path, monkeypatch):
     for bad in ("one sentence", [1], None):
         with pytest.raises(ValueError, match="sentences"):
             model.embed(bad)
+    for bad in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="batch"):
+            model.embed(["one"], batch=bad)
     with pytest.raises(ValueError, match="vocabulary"):
         minilm.Tokenizer({"a": 0})
     damaged = tmp_path / "vocab.txt"

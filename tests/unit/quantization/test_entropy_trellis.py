@@ -97,7 +97,8 @@ def test_damage_and_strangers_are_refused(eight):
     _, indices, _ = et.quantize(torch.randn(2, 64, generator=generator()), eight)
     data = coder.encode(indices, eight)
     other = et.Code(eight.memory, eight.h0, eight.h1, eight.points * 2, eight.frequencies, eight.slope)
-    for bad, code in ((data[:-1], eight), (data + b"\0", eight), (data, other), (b"", eight), (b"LQTf" + data[4:], eight)):
+    for bad, code in ((data[:-1], eight), (data + b"\0", eight), (data, other), (b"", eight), (b"LQTf" + data[4:], eight),
+                      (data[:8] + data[12:16] + data[8:12] + data[16:], eight)):
         with pytest.raises(ValueError, match="data must"):
             coder.decode(bad, code)
     wrong = indices.clone()
@@ -117,6 +118,12 @@ def test_bad_input_is_refused(eight):
         et.decode(torch.tensor([[999]]), eight)
     with pytest.raises(ValueError, match="rate"):
         et.design(0.1, POLYNOMIALS[8], torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="four samples"):
+        et.design(2.0, POLYNOMIALS[8], torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="rounds"):
+        et.design(2.0, POLYNOMIALS[8], torch.zeros(1, 8), 6.5)
+    with pytest.raises(ValueError, match="at least 5"):     # a coset would be empty
+        et.Code(2, 0o5, 0o2, torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([et.TOTAL // 2, et.TOTAL, et.TOTAL // 2]), 0.1)
     good = (eight.memory, eight.h0, eight.h1, eight.points, eight.frequencies, eight.slope)
     for position, value in ((1, 0o12), (2, 0o5), (3, -eight.points), (4, eight.frequencies + 1), (5, math.nan)):
         with pytest.raises(ValueError):
@@ -128,6 +135,24 @@ def test_sources_far_out_saturate(eight):
     assert int(indices.min()) >= len(eight.points) // 2 - 3 and torch.isfinite(x_hat).all()
 
 
+def test_samples_too_large_for_single_precision_saturate(eight):
+    for huge in (torch.full((1, 8), 1e30), torch.full((1, 8), 1e300, dtype=torch.float64)):
+        x_hat, indices, _ = et.quantize(huge, eight)
+        assert int(indices.min()) >= len(eight.points) // 2 - 3 and torch.isfinite(x_hat).all()
+
+
+@pytest.mark.parametrize("states,rate", [(4, 0.8), (8, 0.7), (256, 0.7), (8, 6.0)])
+def test_low_and_high_rates_are_reached(states, rate):
+    code = et.design(rate, et.MASKS[states], torch.randn(32, 512, generator=generator(5)))
+    x = torch.randn(16, 1024, generator=generator(6))
+    x_hat, _, spent = et.quantize(x, code)
+    assert abs(spent / rate - 1) < 0.12 and spent + 0.5 * math.log2(float((x - x_hat).square().mean())) < 0.13
+
+
+def test_design_takes_rows_of_any_length():
+    assert et.design(2.0, POLYNOMIALS[8], torch.randn(512, 9, generator=generator(5))).memory == 3
+
+
 def test_a_rate_that_is_not_reached_is_an_error():
-    with pytest.raises(ValueError, match="rate 0.5 was not reached"):
+    with pytest.raises(ValueError, match="rate 0.5 was not reached.*0.7 bit"):
         et.design(0.5, POLYNOMIALS[8], torch.randn(32, 256, generator=generator(3)))

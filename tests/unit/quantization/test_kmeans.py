@@ -126,6 +126,19 @@ def test_a_product_of_scalars_is_the_scalar_code():
     assert float((code.quantize(x) - x).square().mean()) == pytest.approx(0.1175, abs=2e-3)
 
 
+def test_whole_numbers_may_be_floats():
+    x = gauss(200, 2)
+    a, b = (fit_product(x, n, k, torch.Generator().manual_seed(0)) for n, k in ((2, 4), (2.0, 4.0)))
+    assert all(torch.equal(c, e) for c, e in zip(a.codebooks, b.codebooks))
+    assert len(fit_residual(x, 2.0, np.int64(4), torch.Generator()).codebooks) == 2
+
+
+def test_half_precision_residual_code_subtracts_in_float32():
+    x = gauss(3000, 2).bfloat16()
+    code = fit_residual(gauss(2000, 2, seed=1), 3, 16, torch.Generator().manual_seed(0))
+    assert torch.equal(code.encode(x), code.encode(x.float())) and code.quantize(x).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("call, name", [
     (lambda: kmeans.nearest(torch.tensor([[float("nan"), 0.0]]), torch.zeros(2, 2)), "x must be finite"),
     (lambda: kmeans.nearest(torch.tensor([[float("inf"), 0.0]]), torch.zeros(2, 2)), "x must be finite"),
@@ -133,6 +146,16 @@ def test_a_product_of_scalars_is_the_scalar_code():
     (lambda: kmeans.nearest(torch.zeros(2, 3), torch.zeros(2, 2)), "codebook"),
     (lambda: kmeans.nearest(torch.zeros(2, 2, dtype=torch.int32), torch.zeros(2, 2)), "x must"),
     (lambda: kmeans.nearest(torch.zeros(2, 2), torch.zeros(3, 2), out=torch.empty(3, dtype=torch.int64)), "out"),
+    (lambda: kmeans.nearest(torch.zeros(1, 2), torch.full((1, 2), 2e19)), "overflow"),
+    (lambda: kmeans.nearest(torch.full((1, 2), 2e38), torch.ones(1, 2)), "overflow"),
+    (lambda: kmeans.nearest(torch.zeros(1, 2, device="meta"), torch.ones(1, 2)), "codebook"),
+    (lambda: kmeans.distortion(torch.zeros(0, 2), torch.zeros(3, 2)), "x must hold"),
+    (lambda: kmeans.lloyd(torch.zeros(0, 2), torch.zeros(3, 2)), "x must hold"),
+    (lambda: kmeans.refine(lambda: torch.zeros(0, 2), torch.zeros(3, 2), 1), "x must hold"),
+    (lambda: kmeans.refine(lambda: torch.zeros(3, 2), torch.zeros(1, 2), -1), "rounds"),
+    (lambda: fit_product([[0.0]], 1, 1, torch.Generator()), "x must"),
+    (lambda: fit_product(torch.zeros(4, 2), 1.5, 1, torch.Generator()), "blocks"),
+    (lambda: fit_residual(torch.zeros(4, 3), 1.5, 1, torch.Generator()), "stages"),
     (lambda: kmeans.decode(torch.tensor([2]), torch.zeros(2, 2)), "codes"),
     (lambda: kmeans.decode(torch.tensor([0.0]), torch.zeros(2, 2)), "codes"),
     (lambda: kmeans.lbg(torch.zeros(3, 2), 4, torch.Generator()), "K must"),

@@ -64,9 +64,10 @@ def test_rotation_is_the_matrix_of_the_theorem_and_of_the_reference():
 
 @pytest.mark.parametrize("z, q", [([0.0, 0.0], [1.0, 0.0]), ([1.0, 0.0], [0.0, 0.0]), ([1.0, 0.0], [-2.0, 0.0])])
 def test_without_a_rotation_the_gradient_is_straight_through(z, q):
-    g = torch.tensor([0.3, -0.7])
-    value, grad = pulled_back(rotate, torch.tensor(z), torch.tensor(q), g)
-    assert torch.equal(grad, g) and value.tolist() == q
+    for dtype in DTYPES:
+        g = torch.tensor([0.3, -0.7], dtype=dtype)
+        value, grad = pulled_back(rotate, torch.tensor(z, dtype=dtype), torch.tensor(q, dtype=dtype), g)
+        assert torch.equal(grad, g) and value.tolist() == q
 
 
 # -------------------------------------------------------------------------- vector quantizer
@@ -159,6 +160,8 @@ def test_vector_quantizer_encodes_and_decodes():
     ("levels", lambda: FSQ((8, 2))),
     ("levels", lambda: FSQ(())),
     ("margin", lambda: FSQ((5,), margin=0.0)),
+    ("margin", lambda: FSQ((8, 5), margin=0.5)),
+    ("margin", lambda: FSQ((2000,))),
     ("z", lambda: FSQ((5, 5)).encode(torch.zeros(4, 3))),
     ("z", lambda: FSQ((5,))(torch.tensor([[math.inf]]))),
     ("codes", lambda: FSQ((5,)).decode(torch.tensor([5]))),
@@ -202,6 +205,12 @@ def test_fsq_is_a_compander_with_a_uniform_grid(L):
     assert fsq.encode(torch.zeros(1, 1)).item() == L // 2
 
 
+@pytest.mark.parametrize("L, margin", [(8, 0.14), (5, 0.24), (999, 1e-3)])
+def test_fsq_stays_on_its_levels_far_out(L, margin):
+    z = torch.tensor([[-1e4], [1e4]])
+    assert FSQ((L,), margin).encode(z).tolist() == [0, L - 1] == FSQ((L,), margin).encode(z.double()).tolist()
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(3, 9), min_size=1, max_size=5))
 def test_every_fsq_code_decodes_to_its_own_point(levels):
@@ -220,6 +229,8 @@ def test_grids_encode_decode_any_layout_and_type(grid, dtype, monkeypatch):
     z = normal(40, 30, 3, dtype=dtype)
     codes = grid.encode(z)
     assert codes.shape == (40, 30) and codes.dtype == torch.int64
+    points, same = grid(z)
+    assert torch.equal(same, codes) and points.dtype == dtype
     assert torch.equal(grid.encode(z.transpose(0, 1)), codes.T)
     assert torch.equal(grid.decode(codes, dtype=dtype), grid.quantize(z))
     out = torch.empty(40, 30, dtype=torch.int64)

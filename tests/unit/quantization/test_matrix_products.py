@@ -77,6 +77,12 @@ def test_gradient_ascent_ends_at_the_limit_or_below(rate):
     assert max(values) <= 1 - matrix_products.limit(rate, rate) + 1e-9
 
 
+@pytest.mark.parametrize("rate", [10.0, 25.0, 40.0])
+def test_high_rates_do_not_cancel(rate):
+    assert products.gaussian_limit(rate) == pytest.approx(2 * 4.0**-rate, rel=2 * 4.0**-rate + 1e-12)
+    assert matrix_products.limit(rate, rate) == pytest.approx(2 * 4.0**-rate, rel=2 * 4.0**-rate + 1e-12)
+
+
 def test_rates_of_a_matrix():
     M = np.array([[0.5, 0.25], [0.25, 0.5]])
     assert matrix_products.rates(M).sum() == pytest.approx(-0.5 * math.log2(np.linalg.det(np.eye(2) - M)))
@@ -113,7 +119,17 @@ def test_bad_input():
             matrix_products.fraction(1.0, bad)
     with pytest.raises(ValueError, match="start_a"):
         matrix_products.allocate(1, 1, [1.0], [1.0, 2.0])
-    with pytest.raises(ValueError, match="keep"):
-        matrix_products.measure(lambda x: (x, 1), torch.Generator(), keep=0.0)
+    with pytest.raises(ValueError, match="start_a"):
+        matrix_products.allocate(1, 1, [], [])
+    with pytest.raises(ValueError, match="M must"):
+        matrix_products.rates(np.empty((0, 0)))
+    for options in ({"keep": 0.0}, {"keep": math.nan}, {"keep": 1.5}, {"columns": 1}):
+        with pytest.raises(ValueError, match="keep"):
+            matrix_products.measure(lambda x: (x, 1), torch.Generator(), **options)
+    for x_hat, bits in ((math.nan, 1.0), (0.0, math.nan), (0.0, 0.0)):
+        with pytest.raises(ValueError, match="quantize must return finite"):
+            matrix_products.measure(lambda x: (x * 0 + x_hat, bits), torch.Generator(), n=8, columns=2)
+    with pytest.raises(ValueError, match="floating-point"):
+        products.measured_error(torch.ones(2, 2, dtype=torch.int64), torch.ones(3, 2), torch.ones(3, 2))
     with pytest.raises(ValueError, match="shape"):
         matrix_products.measure(lambda x: (x[:1], 1), torch.Generator(), n=8, columns=2)

@@ -70,6 +70,14 @@ def test_closed_cell_counts_classes_more_than_once():
     """E8 in the closed cell of 2 E8: 1 + 240 + 2160 points for 1 + 120 + 135 classes."""
     code = nested.VoronoiCode(lattices.e8(), 2, (1.0,))
     assert len(nested.decode(all_codes(code), code).mul(1e3).round().unique(dim=0)) == 256
+    whole = torch.cartesian_prod(*[torch.arange(-2.0, 3)] * 8)
+    half = torch.cartesian_prod(*[torch.tensor([-1.5, -0.5, 0.5, 1.5])] * 8)
+    points = torch.cat([p[(p.square().sum(1) <= 4) & (p.sum(1) % 2 == 0)] for p in (whole, half)]).double()
+    ties = (points / 2 - lattices.e8().nearest(points / 2)).square().sum(1) - points.square().sum(1) / 4
+    assert len(points) == 1 + 240 + 2160 and float(ties.abs().max()) == 0           # 0 is a nearest point of 2 E8
+    digits = (points @ torch.from_numpy(lattices.e8().basis).inverse()).round() % 2
+    sizes = digits.unique(dim=0, return_counts=True)[1]
+    assert [int((sizes == m).sum()) for m in (1, 2, 16)] == [1, 120, 135]
 
 
 def test_error_at_four_bits():
@@ -163,6 +171,8 @@ def test_zador_factors():
     (lambda: nested.decode(torch.full((9,), 3), nested.VoronoiCode(lattices.e8(), 3, (1.0,))), "digits"),
     (lambda: nested.decode(torch.zeros(9, dtype=torch.int64), nested.VoronoiCode(lattices.e8(), 3, (1.0,)), dtype=torch.int8), "dtype"),
     (lambda: nested.decode(torch.tensor([0] * 8 + [1]), nested.VoronoiCode(lattices.e8(), 3, (1.0,))), "scales of codes"),
+    (lambda: nested.encode(torch.zeros(8), nested.VoronoiCode(lattices.e8(), 3, (1.0,)), shrink=()), "shrink"),
+    (lambda: nested.quantize(torch.zeros(8), nested.VoronoiCode(lattices.e8(), 3, (1.0,)), shrink=(1.0, float("nan"))), "shrink"),
     (lambda: nested.fit_scales(torch.zeros(2, 8), lattices.e8(), 3, 3, (1.0, 2.0)), "count"),
     (lambda: vector_theory.ball_moment(0), "d must"),
     (lambda: vector_theory.cartan("F4"), "name"),

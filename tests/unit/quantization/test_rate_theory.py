@@ -54,6 +54,22 @@ def test_random_code_by_simulation():
         assert abs(errors.mean() - rt.random_code(n, rate)) < 4 * errors.std() / 1500**0.5
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.5, 1.0, 3.0, 6.0, 15.0])
+def test_random_codes_in_closed_form(rate):
+    words = 4.0**rate                                       # on the circle the least angle has P(angle > a) = (1 - a / pi)^M
+    share = integrate.quad(lambda a: math.sin(a) * math.exp(words * math.log1p(-a / math.pi)), 0, min(math.pi, 60 / words),
+                           epsabs=0, epsrel=1e-12, limit=200)[0]
+    assert abs(rt.random_code(2, rate) - (1 - math.pi / 4 * (1 - share)**2)) < 1e-10
+    cosine = 1 - 2 / (8.0**rate + 1)                        # on the sphere in space the cosine is uniform
+    assert abs(rt.random_code(3, rate) - (1 - 8 / (3 * math.pi) * cosine**2)) < 1e-12
+
+
+@pytest.mark.parametrize("rate", [1.0, 2.0])
+def test_loss_of_long_random_codes_tends_to_its_leading_term(rate):
+    ratios = [(rate + 0.5 * math.log2(rt.random_code(n, rate))) / (math.log2(n) / 2 / n) for n in (2**12, 2**16, 2**20, 2**24)]
+    assert all(a > b > 1 for a, b in zip(ratios, ratios[1:])) and ratios[-1] < 1.4
+
+
 @pytest.mark.parametrize("rate", [0.5, 1.0, 2.0])
 def test_random_codes_converge_at_the_rate_of_the_proof(rate):
     gaps = [rate + 0.5 * math.log2(rt.random_code(n, rate)) for n in (64, 256, 1024, 4096)]
@@ -67,6 +83,12 @@ def test_blahut_arimoto_on_closed_forms():
         point = rt.blahut_arimoto([1 - p, p], [[0, 1], [1, 0]], slope=math.log((1 - 0.05) / 0.05), tolerance=1e-9)
         assert abs(point.distortion - 0.05) < 1e-5 and abs(point.rate - (h(p) - h(0.05))) < 1e-5
         assert point.lower <= point.rate + 1e-12 and abs(point.law.sum() - 1) < 1e-9
+
+
+def test_letters_that_never_come_do_not_matter():
+    d = 1e4 * (1 - np.eye(3))                               # the third column is for the third letter only
+    two, three = rt.blahut_arimoto([0.5, 0.5], d[:2], slope=1.0), rt.blahut_arimoto([0.5, 0.5, 0.0], d, slope=1.0)
+    assert three.rate == two.rate and three.distortion == two.distortion and abs(three.rate - 1) < 1e-6
 
 
 def test_blahut_arimoto_brackets_the_gaussian():
@@ -88,7 +110,10 @@ def test_lower_bound_is_exact_for_gaussians_and_below_for_others():
     lambda: rt.gaussian_rate(0.0), lambda: rt.gaussian_rate(math.nan), lambda: rt.random_code(1, 1.0), lambda: rt.random_code(4, 0.0),
     lambda: rt.water_filling([1.0, -1.0], rate=1.0), lambda: rt.water_filling([1.0], rate=-1.0), lambda: rt.water_filling([1.0], distortion=2.0),
     lambda: rt.water_filling([1.0]), lambda: rt.water_filling([], rate=1.0), lambda: rt.blahut_arimoto([0.5, 0.4], [[0, 1], [1, 0]], 1.0),
-    lambda: rt.blahut_arimoto([1.0], [[-1.0]], 1.0), lambda: rt.blahut_arimoto([1.0], [[1.0]], 0.0)])
+    lambda: rt.blahut_arimoto([1.0], [[-1.0]], 1.0), lambda: rt.blahut_arimoto([1.0], [[1.0]], 0.0),
+    lambda: rt.blahut_arimoto([1.0], [[]], 1.0), lambda: rt.blahut_arimoto([1.0], [[1.0]], 1.0, limit=0), lambda: rt.random_code(math.inf, 1.0),
+    lambda: rt.blahut_arimoto([1.0], [[1.0]], 1.0, tolerance=math.nan), lambda: rt.log_cap(1, 0.5), lambda: rt.log_cap(3, [0.5, 1.0]),
+    lambda: rt.log_cap(3, math.nan)])
 def test_bad_input_is_refused(call):
     with pytest.raises(ValueError):
         call()

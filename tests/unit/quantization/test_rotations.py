@@ -92,3 +92,5 @@ def test_bad_input():
         rotations.RandomHadamard(8193, 0)
     with pytest.raises(ValueError, match="orthogonal"):
         rotations.Matrix(torch.ones(3, 3))
+    with pytest.raises(ValueError, match="orthogonal"):
+        rotations.Matrix(torch.empty(0, 0))

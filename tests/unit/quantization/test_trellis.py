@@ -138,9 +138,25 @@ def test_damage_and_strangers_are_refused():
     code, other = trellis_codes.random_code(4, 2, generator(0)), trellis_codes.random_code(4, 2, generator(1))
     data = coder.pack(torch.ones(2, 9, dtype=torch.uint8), code)
     for bad, with_code in ((data[:5], code), (data[:-1], code), (data + b"\0", code), (data[:-1] + b"x", code), (data, other),
-                           (b"LQTe" + data[4:], code), (data[:4] + b"\2" + data[5:], code)):
+                           (b"LQTe" + data[4:], code), (data[:4] + b"\2" + data[5:], code),
+                           (data[:8] + data[12:16] + data[8:12] + data[16:], code), (data[:6] + b"\1" + data[7:], code)):
         with pytest.raises(ValueError, match="data must"):
             coder.unpack(bad, with_code)
+
+
+def test_huge_samples_take_the_outermost_entries():
+    code = Trellis(2, 1, torch.tensor([-1.5, 0.5, -0.5, 1.5]))
+    for dtype, huge in ((torch.float32, 3e38), (torch.bfloat16, 3e38), (torch.float64, 1e300)):
+        assert trellis.quantize(torch.full((1, 6), huge, dtype=dtype), code).tolist() == [[1.5] * 6]
+
+
+def test_given_overlaps_are_checked():
+    code, x = trellis_codes.random_code(6, 2, generator()), torch.zeros(3, 8)
+    for bad in (torch.tensor([16]), torch.tensor([-1]), torch.tensor([1.0]), torch.tensor([1, 2]), 3):
+        with pytest.raises(ValueError, match="overlap must"):
+            trellis.search_given(x, code, bad)
+    with pytest.raises(ValueError, match="bite their tail"):
+        trellis.search_given(x[:, :1], code, torch.tensor([1]))
 
 
 def test_bad_input_is_refused():
@@ -164,6 +180,10 @@ def test_bad_input_is_refused():
         trellis_codes.sum_code(9, 4)
     with pytest.raises(ValueError, match="weights"):
         trellis_codes.sum_code(8, 2, [1, 2])
+    with pytest.raises(ValueError, match="weights"):
+        trellis_codes.sum_code(2, 1, [1.5, 1.0])
+    with pytest.raises(ValueError, match="rounds"):
+        trellis_codes.train(code, x, -1)
     with pytest.raises(ValueError, match="codes must"):
         coder.pack(torch.full((1, 2), 4), code)
 

@@ -94,6 +94,15 @@ def test_decode_of_encode_is_quantize(d, bits, seed, scale):
         assert torch.allclose((x * y).sum(-1), x.square().sum(-1), rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-22, 1e19, 1e30])
+def test_squares_neither_underflow_nor_overflow(size):
+    code, S = turboquant.design(rotations.RandomHadamard(64, 0), 4), turboquant.sketch(64, generator(1))
+    x = torch.randn(3, 64, generator=generator(2))
+    for scale in turboquant.SCALES:
+        assert torch.allclose(turboquant.quantize(x * size, code, scale) / size, turboquant.quantize(x, code, scale), atol=1e-4)
+    assert torch.allclose(turboquant.quantize_product(x * size, code, S) / size, turboquant.quantize_product(x, code, S), atol=1e-3)
+
+
 def test_qjl_is_unbiased_with_the_stated_variance():
     x, y, many, d, m = torch.tensor([1.0, 2, 2, 0]), torch.tensor([0.0, 1, -1, 1]), 40000, 4, 6
     S = torch.randn(many, m, d, generator=generator(3))
@@ -131,6 +140,13 @@ def test_bad_input():
         turboquant.encode(torch.tensor([math.nan] * 8), code)
     with pytest.raises(ValueError, match="finite norms"):
         turboquant.encode(torch.full((8,), 3e38), code)
+    with pytest.raises(ValueError, match="x must be finite"):
+        turboquant.qjl_encode(torch.tensor([1e300, 1.0], dtype=torch.float64), torch.eye(2))
+    for bad in (torch.ones(3), torch.empty(0, 3), torch.ones(2, 3, dtype=torch.int64), None):
+        with pytest.raises(ValueError, match="S must be"):
+            turboquant.quantize_product(torch.ones(3), None, bad)
+    with pytest.raises(ValueError, match="bits must be 0 or 1"):
+        turboquant.qjl_decode(torch.tensor([-1, 1]), torch.tensor(1.0), torch.eye(2))
     with pytest.raises(ValueError, match="last axis 8"):
         turboquant.encode(torch.ones(9), code)
     with pytest.raises(ValueError, match="codes must have last axis 8"):

@@ -1,0 +1,150 @@
+r"""Keys and values of a model: seen as attention sees them, and replaced by a quantized cache.
+
+Any causal model of `transformers` whose attention can be exchanged will do.  Queries, keys and values
+are those after the rotary embedding, of shape (windows, heads, T, d); with grouped queries each head of
+the keys serves several of the queries, `groups` of them in a row.
+
+Which keys are exact: the newest tokens are, up to the beginning of their block of `block` tokens.  With
+`block=1` that is the newest token alone; with more, a block enters the cache once it is full.
+"""
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "lecturelib"
+
+
+@torch.inference_mode()
+def capture(model: nn.Module, x: torch.Tensor, layers=None) -> dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Queries (B, h, T, d), keys and values (B, h', T, d) of the layers numbered in `layers` (all if None) on
+    token numbers `x` (B, T).  Raises ValueError if `x` is empty or a layer is not there."""
+    _tokens(x)
+    seen, count = {}, model.config.num_hidden_layers
+    wanted = set(range(count) if layers is None else layers)
+    if not wanted <= set(range(count)):
+        raise ValueError(f"layers must be among 0, ..., {count - 1}; got {sorted(wanted)}")
+
+    def see(layer, q, k, v, scaling):
+        if layer in wanted:
+            seen[layer] = (q.clone(), k.clone(), v.clone())
+        return attend(q, k, v, scaling)
+    with _attention(model, see):
+        model.get_decoder()(x, use_cache=False)
+    return seen
+
+
+def scores(q: torch.Tensor, k: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Logits (B, h, T, T) of every query against every key, no mask."""
+    B, h, T, d = q.shape
+    grouped = q.reshape(B, k.shape[1], -1, d)                        # (B, h', groups T, d): one product per key head
+    return (grouped @ (scaling * k).transpose(-1, -2)).view(B, h, T, -1)
+
+
+def mix(p: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Weights (B, h, T, T) times values (B, h', T, d): outputs (B, h, T, d)."""
+    B, h, T, S = p.shape
+    return (p.reshape(B, v.shape[1], -1, S) @ v).view(B, h, T, -1)
+
+
+def attend(q, k, v, scaling: float, k_hat=None, v_hat=None, block: int = 1, tilt=None) -> torch.Tensor:
+    r"""Causal attention in which a query at $t$ uses $\hat k_j,\hat v_j$ for $\lfloor j/B\rfloor<\lfloor t/B\rfloor$, and $k_j,v_j$ from there to $t$ (eq-kv-cache).
+
+    Parameters
+    ----------
+    q : queries (B, h, T, d); k, v : exact keys and values (B, h', T, d), h a multiple of h'.
+    k_hat, v_hat : the cached ones, like k and v; None is no cache.
+    block : tokens that enter the cache together, $B$.
+    tilt : (B, h', T), variances of a cached logit for a unit query; half of $\|q\|^2$ times it is subtracted.
+
+    Returns (B, h, T, d).  Raises ValueError if `block` is no positive integer.
+    """
+    if block < 1 or block != int(block):
+        raise ValueError(f"block must be a positive integer; got {block!r}")
+    T = q.shape[2]
+    t = torch.arange(T, device=q.device)
+    s = scores(q, k, scaling)
+    if k_hat is None:
+        return mix(s.masked_fill_(t > t[:, None], -torch.inf).softmax(-1), v)
+    old = t // block < (t // block)[:, None]
+    cached = scores(q, k_hat, scaling)
+    if tilt is not None:
+        groups = q.shape[1] // k.shape[1]
+        cached -= q.square().sum(-1, keepdim=True) * (scaling**2 / 2 * tilt).repeat_interleave(groups, 1).unsqueeze(2)
+    p = torch.where(old, cached, s.masked_fill_(t > t[:, None], -torch.inf)).softmax(-1)
+    return mix(p * old, v_hat) + mix(p.masked_fill_(old, 0.0), v)
+
+
+@contextlib.contextmanager
+def quantized(model: nn.Module, keys, values, block: int = 1, corrected: bool = False) -> Iterator[None]:
+    """Inside, every layer of the model attends to a quantized past.
+
+    `keys` and `values` are schemes of lecturelib.quantization.kv (None keeps them exact), or functions
+    from a layer's number to one.  With `corrected`, the logits of the cache are lowered by half their
+    variance (prop-kv-jensen), which `keys` must then know.
+    """
+    def cached(layer, q, k, v, scaling):
+        of_keys, of_values = (f(layer) if callable(f) else f for f in (keys, values))
+        k_hat, tilt = k, None
+        if of_keys is not None:
+            codes = of_keys.encode(k)
+            k_hat, tilt = of_keys.decode(codes), of_keys.noise(codes) if corrected else None
+        return attend(q, k, v, scaling, k_hat, v if of_values is None else of_values.decode(of_values.encode(v)), block, tilt)
+    with _attention(model, cached):
+        yield
+
+
+class Cache(DynamicCache):
+    """A cache that holds codes: what `quantized` computes for all tokens at once, one token at a time.
+
+    Give it to the model as `past_key_values` and feed single tokens.  `keys`, `values` and `block` as in
+    `quantized`.  Raises ValueError if more than one token comes at a time.
+    """
+    def __init__(self, keys, values, block: int = 1):
+        super().__init__()
+        self.schemes, self.block, self.stored, self.recent, self.seen = (keys, values), block, {}, {}, {}
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        if key_states.shape[2] != 1:
+            raise ValueError(f"key_states must be of one token; got {key_states.shape[2]}")
+        new, full = (key_states, value_states), []
+        for part, scheme in enumerate(self.schemes):
+            at = layer_idx, part
+            if at in self.recent and self.recent[at].shape[2] == self.block:
+                self.stored.setdefault(at, []).append(scheme.encode(self.recent.pop(at)))
+            self.recent[at] = torch.cat([self.recent[at], new[part]], 2) if at in self.recent else new[part]
+            full.append(torch.cat([scheme.decode(c) for c in self.stored.get(at, ())] + [self.recent[at]], 2))
+        self.seen[layer_idx] = full[0].shape[2]
+        return tuple(full)
+
+    def get_seq_length(self, layer_idx=0) -> int:
+        return self.seen.get(layer_idx, 0)
+
+    def get_mask_sizes(self, query_length, layer_idx=0) -> tuple[int, int]:
+        return self.get_seq_length(layer_idx) + query_length, 0
+
+
+@contextlib.contextmanager
+def _attention(model, function):
+    """Let `function(layer, q, k, v, scaling)` be the model's attention for a while; it masks by itself."""
+    def call(module, query, key, value, attention_mask, scaling=None, **kwargs):
+        scaling = query.shape[-1]**-0.5 if scaling is None else scaling
+        return function(module.layer_idx, query, key, value, scaling).transpose(1, 2).contiguous(), None
+    before = model.config._attn_implementation
+    if before == NAME:
+        raise ValueError("model must not be inside another capture or cache")
+    ALL_ATTENTION_FUNCTIONS[NAME] = call
+    model.config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+        del ALL_ATTENTION_FUNCTIONS[NAME]
+
+
+def _tokens(x):
+    if not isinstance(x, torch.Tensor) or x.ndim != 2 or x.numel() == 0 or x.is_floating_point():
+        raise ValueError(f"x must hold token numbers (windows, T); got {tuple(getattr(x, 'shape', ()))}")
