@@ -25,7 +25,7 @@ SCALES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, tor
 class BlockFormat:
     r"""`block` numbers share a scale of type `scale`, found by `rule`; `levels` are what the codes stand for.
 
-    The rules, with $a$ the largest magnitude of the block and $\ell_{\max}$ that of the levels:
+    The rules, with $a$ the largest magnitude of the block and $\ell_{\max}$ that of the levels (or `reach`, if given):
     `absmax` $s=a/\ell_{\max}$; `range` $z=\min x$, $s=(\max x-z)/\ell_{\max}$; `signed` $s=x_i/\ell_0$ with
     $|x_i|=a$; powers of two by `floor` $2^{\lfloor\log_2a\rfloor-e}$, $e=\lfloor\log_2\ell_{\max}\rfloor$, `ceil` the same
     with the ceiling, `even` the floor after $a$ was rounded to the mantissa of the element, `rceil`
@@ -39,6 +39,7 @@ class BlockFormat:
     scale: torch.dtype
     rule: str
     element: float_formats.Format | None = None
+    reach: float | None = None
 
     def __post_init__(self):
         if not uniform._whole(self.block) or self.block < 1:
@@ -51,6 +52,8 @@ class BlockFormat:
             raise ValueError(f"rule must be one of {', '.join(POWERS)} or search for E8M0 scales, and for no others; got {self.rule!r}")
         if not 2 <= len(self.levels) <= 256:
             raise ValueError(f"levels must be 2 to 256 numbers; got {len(self.levels)}")
+        if self.reach is not None:
+            uniform._positive(reach=self.reach)
 
     @property
     def width(self) -> int:
@@ -64,7 +67,7 @@ class BlockFormat:
 
     @property
     def top(self) -> float:
-        return max(abs(v) for v in self.levels if math.isfinite(v))
+        return self.reach or max(abs(v) for v in self.levels if math.isfinite(v))
 
     @property
     def integer(self) -> bool:
@@ -102,7 +105,7 @@ class Blocks:
         """
         s = self.scales.float()
         if self.matrix is not None:
-            s = s * self.matrix.view(*self.matrix.shape[:-1], 1)[..., 0] if s.ndim == 1 else s * self.matrix
+            s = s * self.matrix
         if self.codes.numel() and int(self.codes.max()) >= len(self.levels):
             raise ValueError(f"codes must lie in 0, ..., {len(self.levels) - 1}")
         x = torch.index_select(self.levels, 0, self.codes.reshape(-1).int()).view(*s.shape, self.block)
@@ -163,12 +166,13 @@ def nvfp4(rule: str = "absmax", block: int = 16) -> BlockFormat:
 
 
 def codebook(levels, block: int = 64, name: str = "codebook", scale: torch.dtype = torch.float32) -> BlockFormat:
-    """Any increasing levels on [-1, 1], scaled by the largest magnitude of the block."""
+    """Any increasing levels, scaled by the largest magnitude of the block.
+
+    >>> quantize(torch.tensor([0.1, -0.7, 1.9, 2.0]), codebook([-0.9, 0.0, 0.9], 4)).tolist()
+    [0.0, 0.0, 1.7999999523162842, 1.7999999523162842]
+    """
     points = codebooks._points(levels, torch.float32, "cpu").tolist()
-    if max(map(abs, points)) > 1:
-        raise ValueError("levels must lie in [-1, 1]")
-    # a level 1 that is not there would make top, and with it the scale, smaller than the block's maximum
-    return BlockFormat(f"{name}, groups of {block}", block, tuple(points), scale, "absmax")
+    return BlockFormat(f"{name}, groups of {block}", block, tuple(points), scale, "absmax", reach=1.0)
 
 
 def nf4(block: int = 64, scale: torch.dtype = torch.float32) -> BlockFormat:
@@ -181,9 +185,9 @@ def nf4(block: int = 64, scale: torch.dtype = torch.float32) -> BlockFormat:
 
 
 def normal_float(bits: int) -> np.ndarray:
-    r"""Levels on [-1, 1] at quantiles of the Gaussian, $2^{b-1}$ below 0, 0 itself, and $2^{b-1}-1$... above.
+    r"""Levels on [-1, 1] at quantiles of the Gaussian: 0, $2^{b-1}$ above it and $2^{b-1}-1$ below.
 
-    The largest probability is $1-\frac12(\frac1{2\cdot 2^b}+\frac1{2(2^b-1)})$, with $b=4$: .9677083 (QLoRA).
+    The probabilities run evenly from 1/2 to $1-\frac12(\frac1{2\cdot2^b}+\frac1{2(2^b-1)})$, .9677083 for 4 bits, as in QLoRA.
 
     >>> normal_float(4).round(4).tolist()[:4]
     [-1.0, -0.6962, -0.5251, -0.3949]
@@ -192,8 +196,7 @@ def normal_float(bits: int) -> np.ndarray:
     last = 1 - 0.5 * (1 / (2 * count) + 1 / (2 * (count - 1)))
     low = stats.norm.ppf(np.linspace(last, 0.5, count // 2 + 1)[:-1])
     below = stats.norm.ppf(np.linspace(last, 0.5, count // 2)[:-1])
-    levels = np.sort(np.concatenate((low, [0.0], -below)))
-    return np.sort(-levels / np.abs(levels).max())
+    return np.sort(np.concatenate((low, [0.0], -below))) / low[0]
 
 
 def _float_levels(fmt) -> tuple[float, ...]:
@@ -209,8 +212,8 @@ def encode(x: torch.Tensor, fmt: BlockFormat) -> Blocks:
 
     Raises ValueError on a NaN or an infinity, on another width, and where a scale is too large for its type.
 
-    >>> b = encode(torch.tensor([0.1, -0.7, 0.35, 0.0]), integer(4, 2))
-    >>> b.codes.tolist(), b.decode().round(decimals=2).tolist()
+    >>> b = encode(torch.tensor([0.1, -0.7, 0.35, 0.0]), integer(4, 2, scale=torch.float32))
+    >>> b.codes.tolist(), [round(v, 4) for v in b.decode().tolist()]
     ([8, 0, 14, 7], [0.1, -0.7, 0.35, 0.0])
     """
     _checked(x, fmt)

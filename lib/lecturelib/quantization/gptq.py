@@ -1,0 +1,254 @@
+r"""Weights rounded column by column, each column making up for the errors of those before it (GPTQ).
+
+The loss of a layer is $\mathrm{tr}\,(W-\hat W)\Sigma(W-\hat W)^\top$.  With $\Sigma=UU^\top$, $U$ upper triangular, and
+$N=U\,\mathrm{diag}(U)^{-1}$ it is $\sum_jU_{jj}^2\|r_j\|^2$, $r_j=y_j-\hat w_j$, where $y_j=w_j+\sum_{i<j}N_{ij}(w_i-\hat w_i)$ is known as soon
+as the columns before $j$ are rounded (lem-layers-sic): GPTQ rounds $y_j$ instead of $w_j$.
+Layers of one shape are worked on as one batch, (B, m, n), as transposes, so that a column is
+contiguous, and with the sums over $i$ as products of matrices, in blocks of halving size.
+"""
+import math
+
+import torch
+
+from lecturelib.quantization import rotations
+from lecturelib.quantization.uniform import _whole
+
+LEAF = 8          # columns rounded between two products of matrices
+
+
+def factor(sigma: torch.Tensor, damping: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""$N$ and $d$ of $\Sigma+\delta\bar\Sigma I=N\,\mathrm{diag}(d)\,N^\top$, $N$ upper triangular with unit diagonal (eq-layers-factor).
+
+    `sigma` is (..., n, n); $\bar\Sigma$ is the mean of its diagonal and `damping` is $\delta\ge0$.  Raises ValueError
+    unless `sigma` is finite, symmetric to 1e-4 of its largest entry, and $\Sigma+\delta\bar\Sigma I$ positive definite
+    to the precision of its type: without damping a singular `sigma` is refused.
+
+    >>> N, d = factor(torch.tensor([[2.0, 1.0], [1.0, 1.0]]))
+    >>> N.tolist(), d.tolist()
+    ([[1.0, 1.0], [0.0, 1.0]], [1.0, 1.0])
+    """
+    sigma = covariance(sigma)
+    if not 0 <= damping < math.inf:
+        raise ValueError(f"damping must be a finite number, not negative; got {damping!r}")
+    mean = sigma.diagonal(dim1=-2, dim2=-1).mean(-1)
+    flipped = sigma.flip(-2, -1)
+    flipped.diagonal(dim1=-2, dim2=-1).add_(damping * mean.unsqueeze(-1))
+    L, info = torch.linalg.cholesky_ex(flipped)
+    if bool(info.any()) or not bool(L.isfinite().all()):
+        raise ValueError("sigma must be symmetric positive semidefinite; it has a negative eigenvalue"
+                         + ("" if damping else ", or is singular and needs damping > 0"))
+    root = L.diagonal(dim1=-2, dim2=-1)
+    return (L / root.unsqueeze(-2)).flip(-2, -1), root.square().flip(-1)
+
+
+def quantize(W: torch.Tensor, sigma: torch.Tensor, bits: int, group: int | None = None, *, damping: float = 0.01,
+             shrink: tuple[float, ...] = (1.0,), order: bool = False) -> tuple[torch.Tensor, float]:
+    r"""GPTQ with $2^b$ levels between the two ends of each group of columns (eq-layers-grid).
+
+    Parameters
+    ----------
+    W : (m, n) or a batch (B, m, n), float32 or float64; `sigma` (n, n) or (B, n, n).
+    bits : $b$, 1 to 8.
+    group : columns that share a scale (float16) and a zero point ($b$ bits) in each row; None is all of
+        them.  The ends are those of $y$, all columns before the group being done.
+    damping : $\delta$ of `factor`.
+    shrink : multiples of the range that are tried; the least square error on the group decides.
+    order : visit the columns by decreasing $\Sigma_{jj}$ ("act-order"); the permutation costs $16/m$ bits.
+
+    Returns $\hat W$ and the bits per weight, $b+(16+b)/g$.  Raises ValueError as `factor` does, if the width
+    is no multiple of `group`, and on a NaN or an infinity.
+
+    >>> W = torch.tensor([[0.0, 0.4, 3.0], [0.0, 1.6, 3.0]])
+    >>> quantize(W, torch.tensor([[4.0, 0, 0], [0, 1, 0.9], [0, 0.9, 1]]), 2, damping=0.0)
+    (tensor([[0., 0., 3.],
+            [0., 2., 3.]]), 8.0)
+    """
+    W, bits, group = _arguments(W, bits, group)
+    sigma = _for(W, covariance(sigma))
+    if order:
+        p = sigma.diagonal(dim1=-2, dim2=-1).argsort(-1, descending=True)
+        moved = torch.gather(sigma, -2, p.unsqueeze(-1).expand_as(sigma))
+        moved = torch.gather(moved, -1, p.unsqueeze(-2).expand_as(sigma))
+        columns = p.unsqueeze(-2).expand_as(W)
+        W_hat, spent = quantize(torch.gather(W, -1, columns), moved, bits, group, damping=damping, shrink=shrink)
+        return torch.empty_like(W).scatter_(-1, columns, W_hat), spent + 16 / W.shape[-2]
+    N, _ = factor(sigma, damping)
+    found = sweep(W, N, lambda lo, y: _grid(y, bits, shrink), group)
+    return found, _rate(bits, group)
+
+
+def rtn(W: torch.Tensor, bits: int, group: int | None = None, *, shrink: tuple[float, ...] = (1.0,)) -> tuple[torch.Tensor, float]:
+    r"""Round to nearest on the same grids, without feedback: each weight for itself.
+
+    >>> rtn(torch.tensor([[0.0, 0.4, 3.0]]), 2)
+    (tensor([[0., 0., 3.]]), 8.0)
+    """
+    W, bits, group = _arguments(W, bits, group)
+    W_hat = sweep(W, None, lambda lo, y: _grid(y, bits, shrink), group)
+    return W_hat, _rate(bits, group)
+
+
+def integers(W: torch.Tensor, sigma: torch.Tensor | None, step, *, damping: float = 0.0) -> torch.Tensor:
+    r"""GPTQ on the unbounded grid: integers $z$ (..., m, n), $\hat w_j=\alpha_jz_j$ (thm-layers-babai).
+
+    `step` is $\alpha$, a positive number or (n,) or (B, n); `sigma=None` rounds to nearest.  Ties go to
+    even.  The integers come in the type of `W`.
+
+    >>> integers(torch.tensor([[0.4, 0.4]]), torch.tensor([[1.0, 0.9], [0.9, 1.0]]), 1.0).tolist()
+    [[0.0, 1.0]]
+    """
+    W, _, _ = _arguments(W, 8, None)
+    a = torch.as_tensor(step, dtype=W.dtype, device=W.device)
+    if not bool(((a > 0) & a.isfinite()).all()):
+        raise ValueError(f"step must be positive and finite; got {step!r}")
+    a = a.expand(*W.shape[:-2], W.shape[-1]).unsqueeze(-1)                          # (..., n, 1)
+    N = None if sigma is None else factor(_for(W, covariance(sigma)), damping)[0]
+
+    def grid(lo, y):
+        here = a[..., lo:lo + y.shape[-2], :]
+        return lambda v, rows: torch.round(v / here[..., rows, :]).mul_(here[..., rows, :])
+    return torch.round(sweep(W, N, grid, None) / a.mT)
+
+
+def sweep(W: torch.Tensor, N: torch.Tensor | None, grid, group: int | None) -> torch.Tensor:
+    r"""$\hat w_j=Q_j\big(w_j+\sum_{i<j}N_{ij}(w_i-\hat w_i)\big)$ for $j=1,\dots,n$ (eq-layers-gptq); $N=I$ if it is None.
+
+    `grid(lo, y)` is called once for each group, with its first column and $y$ of the whole group,
+    (..., g, m), and returns the rounding: a function of values and of the slice of columns within the group.
+    """
+    w = W.mT.contiguous()
+    n, found = w.shape[-2], torch.empty_like(w)
+    error = None if N is None else torch.empty_like(w)
+    for lo in range(0, n, group or n):
+        hi = lo + (group or n)
+        y = w[..., lo:hi, :].clone()
+        if N is None:
+            found[..., lo:hi, :] = grid(lo, y)(y, slice(0, hi - lo))
+            continue
+        if lo:
+            y += N[..., :lo, lo:hi].mT @ error[..., :lo, :]
+        _block(w[..., lo:hi, :], y, N[..., lo:hi, lo:hi], grid(lo, y), found[..., lo:hi, :], error[..., lo:hi, :], 0, hi - lo)
+    return found.mT.contiguous()
+
+
+def _block(w, y, N, rounding, found, error, lo, hi):
+    """Columns lo, ..., hi - 1 of a block whose y holds the feedback from all columns before lo."""
+    if hi - lo > LEAF:
+        mid = (lo + hi) // 2
+        _block(w, y, N, rounding, found, error, lo, mid)
+        y[..., mid:hi, :] += N[..., lo:mid, mid:hi].mT @ error[..., lo:mid, :]
+        _block(w, y, N, rounding, found, error, mid, hi)
+        return
+    for j in range(lo, hi):
+        here = slice(j, j + 1)
+        if j > lo:
+            y[..., here, :] += N[..., lo:j, here].mT @ error[..., lo:j, :]
+        found[..., here, :] = rounding(y[..., here, :], here)
+        torch.sub(w[..., here, :], found[..., here, :], out=error[..., here, :])
+
+
+def _grid(y, bits, shrink):
+    r"""Round to $s(k-z)$, $k=0,\dots,2^b-1$: scale and zero point of each row, for columns along the axis -2."""
+    top = 2**bits - 1
+    low, high = y.amin(-2, keepdim=True).clamp_(max=0), y.amax(-2, keepdim=True).clamp_(min=0)
+
+    def ends(gamma):
+        s = (gamma * (high - low) / top).to(torch.float16).to(y.dtype).clamp_(min=2.0**-24)
+        return s, torch.round(-gamma * low / s).clamp_(0, top)
+
+    def at(v, s, z):
+        return torch.round(v / s).add_(z).clamp_(0, top).sub_(z).mul_(s)
+    best, least = None, None
+    for gamma in shrink:
+        s, z = ends(gamma)
+        if len(shrink) > 1:
+            cost = (at(y, s, z) - y).square_().sum(-2, keepdim=True)
+            if best is not None:
+                closer = cost < least
+                s, z, cost = torch.where(closer, s, best[0]), torch.where(closer, z, best[1]), torch.minimum(cost, least)
+            least = cost
+        best = s, z
+    return lambda v, rows: at(v, *best)
+
+
+def rotated(W: torch.Tensor, sigma: torch.Tensor | None, scheme, seed: int = 0) -> tuple[torch.Tensor, float]:
+    r"""`scheme` in rotated coordinates: $W\Pi^\top$ and $\Pi\Sigma\Pi^\top$ with the random Hadamard rotation $\Pi$ of `seed`.
+
+    The loss is that of the scheme on the rotated pair.  The decoder needs the seed only.
+    """
+    turn = rotations.RandomHadamard(W.shape[-1], seed)
+    moved = None if sigma is None else turn.apply(turn.apply(sigma).mT.contiguous())
+    W_hat, spent = scheme(turn.apply(W), moved)
+    return turn.undo(W_hat), spent
+
+
+def textbook(W: torch.Tensor, sigma: torch.Tensor, step) -> torch.Tensor:
+    r"""The same integers the way of the paper: round a column, move the others along a column of $H^{-1}$, downdate $H^{-1}$.
+
+    `W` (m, n), `sigma` (n, n), float64 advised.  $w_F\leftarrow w_F-\frac{w_q-\hat w_q}{[H^{-1}]_{qq}}[H^{-1}]_{qF}$, a
+    reference for tests: $O(n^3)$ for the inverse and again for its downdates.
+    """
+    W, H = W.clone(), torch.linalg.inv(covariance(sigma))
+    a = torch.as_tensor(step, dtype=W.dtype).expand(W.shape[-1])
+    z = torch.empty_like(W)
+    for q in range(W.shape[1]):
+        z[:, q] = torch.round(W[:, q] / a[q])
+        move = (W[:, q] - a[q] * z[:, q]) / H[q, q]
+        W[:, q:] -= torch.outer(move, H[q, q:])
+        H = H - torch.outer(H[:, q], H[q]) / H[q, q]
+    return z
+
+
+def nearest_plane(basis: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    r"""Babai's nearest plane: integers $z$ (m, n) such that $zB$ is near to the rows of `t` (m, n).
+
+    `basis` (n, n) holds the $b_i$ as rows; $b_n$ is served first.  From the orthogonalization $b_i^*$ (by QR),
+    for $i=n,\dots,1$: $z_i=\mathrm{round}\frac{\langle t,b_i^*\rangle}{\|b_i^*\|^2}$ and $t\leftarrow t-z_ib_i$.
+
+    >>> nearest_plane(torch.tensor([[1.0, 0.0], [0.4, 2.0]]), torch.tensor([[0.7, 1.2]])).tolist()
+    [[0.0, 1.0]]
+    """
+    Q, R = torch.linalg.qr(basis.mT)                        # b_i = sum_j R_ji q_j, b*_i = R_ii q_i
+    t, z = t.clone(), torch.empty_like(t)
+    for i in reversed(range(len(basis))):
+        z[:, i] = torch.round(t @ Q[:, i] / R[i, i])
+        t -= torch.outer(z[:, i], basis[i])
+    return z
+
+
+def covariance(sigma: torch.Tensor) -> torch.Tensor:
+    """`sigma` itself; ValueError unless it is finite, symmetric, (..., n, n), with a diagonal that is not negative."""
+    if not isinstance(sigma, torch.Tensor) or sigma.dtype not in (torch.float32, torch.float64) or sigma.ndim < 2 or sigma.shape[-1] != sigma.shape[-2]:
+        raise ValueError("sigma must be a float32 or float64 tensor (..., n, n)")
+    top = float(sigma.abs().max()) if sigma.numel() else math.nan
+    if not math.isfinite(top):
+        raise ValueError("sigma must be finite and not empty")
+    if float((sigma - sigma.mT).abs().max()) > 1e-4 * top:
+        raise ValueError("sigma must be symmetric positive semidefinite; it is not symmetric")
+    if float(sigma.diagonal(dim1=-2, dim2=-1).min()) < 0 or top == 0:
+        raise ValueError("sigma must be symmetric positive semidefinite, and not zero; its diagonal is not")
+    return sigma
+
+
+def _arguments(W, bits, group):
+    if not isinstance(W, torch.Tensor) or W.dtype not in (torch.float32, torch.float64) or W.ndim < 2 or not W.numel():
+        raise ValueError("W must be a nonempty float32 or float64 tensor (..., m, n)")
+    if not bool(W.isfinite().all()):
+        raise ValueError("W must be finite; it holds a NaN or an infinity")
+    if not _whole(bits) or not 1 <= bits <= 8:
+        raise ValueError(f"bits must be an integer from 1 to 8; got {bits!r}")
+    n = W.shape[-1]
+    if group is not None and (not _whole(group) or group < 1 or n % group):
+        raise ValueError(f"group must divide the width {n} of W; got {group!r}")
+    return W, int(bits), n if group is None else int(group)
+
+
+def _for(W, sigma):
+    """`sigma` in the type of W, after a check of its shape."""
+    if sigma.shape != (*W.shape[:-2], W.shape[-1], W.shape[-1]):
+        raise ValueError(f"sigma must have shape {(*W.shape[:-2], W.shape[-1], W.shape[-1])} for W of shape {tuple(W.shape)}; got {tuple(sigma.shape)}")
+    return sigma.to(W)
+
+
+def _rate(bits, group):
+    return bits + (16 + bits) / group
