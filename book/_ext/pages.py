@@ -197,7 +197,7 @@ def digest(root: Path) -> str:
     passing = re.compile(r"__pycache__|build|\..*|.*\.egg-info")
     files = [p for p in sorted((root / "lib").rglob("*")) if p.is_file()
              and not any(passing.fullmatch(part) for part in p.relative_to(root).parts)]
-    for path in [*files, root / "requirements.txt"]:
+    for path in [*files, *sorted(root.glob("requirements*.txt"))]:
         total.update(path.relative_to(root).as_posix().encode() + b"\0")
         total.update(path.read_bytes() + b"\0")
     return total.hexdigest()[:16]

@@ -60,7 +60,7 @@ class ResultsTable(Generated):
         if (at := self.options.get("at")) is not None:
             found = [r for r in found if abs(r.rate - at) < 0.15]
         if not found:
-            self.state_machine.reporter.warning(f"no page recorded results for {self.arguments[0]!r}", line=self.lineno)
+            return f"No page of this build recorded results for *{self.arguments[0]}*."
         by = self.options.get("by", "gap")
         found.sort(key=lambda r: (math.isnan(getattr(r, by)), getattr(r, by)))
         body = [(cell(r.scheme), KINDS[r.kind], f"{r.rate:.3f}".rstrip("0").rstrip("."), value(r), number(r.gap, 3),
@@ -118,7 +118,9 @@ def draw(found: list[Row], options, stem: Path) -> None:
             for a, b in zip(x, height):
                 ax.annotate(str(k), (a, b), xytext=(4, 3), textcoords="offset points", fontsize=9, color=colour)
         limits = sorted((r.rate, getattr(r, y)) for r in found if r.kind == "limit")
-        if limits:
+        if len(limits) == 1:
+            ax.axhline(limits[0][1], **plots.LIMIT)
+        elif limits:
             plots.limit(ax, *zip(*limits), "limit")
         elif y == "gap":
             ax.axhline(0, **plots.LIMIT)

@@ -193,6 +193,8 @@ def test_requirements_pin_exact_versions():
     assert first == "-e ./lib"
     none([x for x in rest if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", x)],
          "not an exact version")
+    weights = (ROOT / "requirements-weights.txt").read_text("utf-8").splitlines()
+    none([x for x in weights if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", x)], "not an exact version")
 
 
 def test_repository_is_named_once():

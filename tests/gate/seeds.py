@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SMALL = Path(__file__).parent / "small"
-REAL = ("conftest.py", "pytest.ini", "Makefile", "_config.yml", "requirements.txt", "book/_ext",
+REAL = ("conftest.py", "pytest.ini", "Makefile", "_config.yml", "requirements.txt", "requirements-weights.txt", "book/_ext",
         "book/_static", "book/appendix", "lib/pyproject.toml", "lib/lecturelib/__init__.py",
         "lib/lecturelib/ledger.py", "lib/lecturelib/plots.py", "tests/book", "tests/site",
         "tests/requirements.txt")

@@ -36,11 +36,15 @@ def decode(tokens) -> str:
 
 @dataclass(frozen=True)
 class Shape:
-    """`width` and 4 `width` are the sides of the linear layers, multiples of 32; `length` is the window."""
+    """`width` and 4 `width` are the sides of the linear layers, multiples of 32; `length` is the window.
+
+    What enters at a place is a sum over the last `reach` characters, each place with its own table.
+    """
     width: int = 64
-    layers: int = 2
+    layers: int = 1
     heads: int = 2
-    length: int = 64
+    length: int = 32
+    reach: int = 3
 
 
 def initial(shape: Shape, seeds: list[int]) -> dict[str, torch.Tensor]:
@@ -48,7 +52,7 @@ def initial(shape: Shape, seeds: list[int]) -> dict[str, torch.Tensor]:
     d, parameters = shape.width, []
     for seed in seeds:
         g = torch.Generator().manual_seed(seed)
-        p = {"embed": torch.randn(VOCABULARY, d, generator=g), "place": 0.3 * torch.randn(shape.length, d, generator=g)}
+        p = {"embed": torch.randn(shape.reach * VOCABULARY, d, generator=g), "place": 0.3 * torch.randn(shape.length, d, generator=g)}
         for k in range(shape.layers):
             for name, m, n in (("qkv", 3 * d, d), ("mix", d, d), ("up", 4 * d, d), ("down", d, 4 * d)):
                 p[f"{name}{k}"] = torch.randn(m, n, generator=g) / n**0.5
@@ -68,7 +72,8 @@ def logits(p: dict[str, torch.Tensor], x: torch.Tensor, shape: Shape, recipe: Re
     S, B, T = x.shape
     d, h = shape.width, shape.heads
     seed = torch.arange(S, device=x.device)[:, None, None]
-    z = (p["embed"][seed, x] + p["place"][:, None, :T]).view(S, B * T, d)
+    recent = [F.pad(x[..., :T - k], (k, 0)) + k * VOCABULARY for k in range(shape.reach)]
+    z = (sum(p["embed"][seed, r] for r in recent) + p["place"][:, None, :T]).view(S, B * T, d)
 
     def layer(y, name):
         return low_precision.linear(y, p[name], recipe, generator)
