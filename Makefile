@@ -5,7 +5,7 @@ BUILD  := $(BIN)/jupyter-book build . -W -n --keep-going
 PDF    := _build/latex/weak-forms-few-bits.pdf
 PORT   ?= 8000
 
-.PHONY: help html test pdf site gate lab serve record bench clean distclean
+.PHONY: help html test pdf site gate oracles lab serve record bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   measure the kernels against their peers and limits"
 	@echo "make site    test the built site in a headless Chromium, offline"
 	@echo "make gate    seed faults in a small book and see that the gate catches each"
+	@echo "make oracles install torchao and bitsandbytes and compare the number formats with theirs"
 	@echo "make clean   remove what was built; make distclean removes .venv too"
 
 .venv/.installed: requirements.txt requirements-weights.txt tests/requirements.txt lib/pyproject.toml
@@ -54,6 +55,11 @@ site: html
 gate: .venv/.installed
 	@echo "== seeding faults in copies of a small book"
 	$(BIN)/python -m pytest tests/gate
+
+oracles: .venv/.installed
+	@echo "== installing torchao and bitsandbytes"
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -r tests/oracles/requirements.txt
+	$(BIN)/python -m pytest tests/oracles
 
 serve: html
 	$(BIN)/python -m http.server $(PORT) --directory _build/html
