@@ -88,11 +88,11 @@ def quantized(model: nn.Module, keys, values, block: int = 1, corrected: bool = 
     """
     def cached(layer, q, k, v, scaling):
         of_keys, of_values = (f(layer) if callable(f) else f for f in (keys, values))
-        k_hat, tilt = k, None
-        if of_keys is not None:
-            codes = of_keys.encode(k)
-            k_hat, tilt = of_keys.decode(codes), of_keys.noise(codes) if corrected else None
-        return attend(q, k, v, scaling, k_hat, v if of_values is None else of_values.decode(of_values.encode(v)), block, tilt)
+        k_hat, codes = _through(of_keys, k, block)
+        tilt = torch.zeros_like(k[..., 0]) if corrected else None
+        if corrected and codes is not None:
+            tilt[:, :, :k.shape[2] // block * block] = of_keys.noise(codes)
+        return attend(q, k, v, scaling, k_hat, _through(of_values, v, block)[0], block, tilt)
     with _attention(model, cached):
         yield
 
@@ -143,6 +143,17 @@ def _attention(model, function):
     finally:
         model.config._attn_implementation = before
         del ALL_ATTENTION_FUNCTIONS[NAME]
+
+
+def _through(scheme, z, block):
+    """What the cache gives back for the full blocks of z (B, h', T, d), the rest as it is; and their codes."""
+    if block < 1 or block != int(block):
+        raise ValueError(f"block must be a positive integer; got {block!r}")
+    full = z.shape[2] // block * block
+    if scheme is None or full == 0:
+        return z, None
+    codes = scheme.encode(z[:, :, :full])
+    return torch.cat([scheme.decode(codes), z[:, :, full:]], 2), codes
 
 
 def _tokens(x):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 Scheme = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, float]]
 

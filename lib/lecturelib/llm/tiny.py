@@ -36,7 +36,7 @@ def decode(tokens) -> str:
 
 @dataclass(frozen=True)
 class Shape:
-    """`width` and 4 `width` are the sides of the linear layers, multiples of 32; `length` is the window.
+    """The linear layers have sides of 1 to 4 times `width`, a multiple of 32; `length` is the window.
 
     What enters at a place is a sum over the last `reach` characters, each place with its own table.
     """

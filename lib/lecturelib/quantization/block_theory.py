@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.polynomial.legendre import leggauss
-from scipy import stats
+from scipy import special, stats
 
-from lecturelib.quantization import blocks, float_formats, uniform
+from lecturelib.quantization import block_scales, blocks, float_formats, uniform
 
 PANELS, ORDER = 160, 6
 
@@ -64,7 +64,7 @@ def format_distortion(fmt: blocks.BlockFormat) -> float:
     levels = sorted({v for v in fmt.levels if math.isfinite(v)})
     if fmt.rule in blocks.POWERS:
         def scale(a):
-            return blocks._power(torch.as_tensor(a), fmt, fmt.rule).numpy()
+            return block_scales.power_of_two(torch.as_tensor(a), fmt, fmt.rule).numpy()
         jumps = {"floor": 1.0, "ceil": 1.0, "rceil": fmt.top}.get(fmt.rule)
         if jumps is None:
             jumps = 2 - 2.0**-(fmt.element.mantissa + 1)
@@ -129,7 +129,7 @@ def _errors(levels, a, s):
 
 def _moments(t, a):
     """Moments 0, 1, 2 of the Gaussian cut off at +-a between neighboring columns of t."""
-    phi, Phi, total = stats.norm.pdf(t), stats.norm.cdf(t), (1 - 2 * stats.norm.sf(a))[:, None]
+    phi, Phi, total = np.exp(-t * t / 2) / math.sqrt(2 * math.pi), special.ndtr(t), (1 - 2 * special.ndtr(-a))[:, None]
     m0 = np.diff(Phi)
     return m0 / total, -np.diff(phi) / total, (m0 - np.diff(t * phi)) / total
 

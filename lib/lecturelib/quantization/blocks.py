@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from scipy import stats
 
-from lecturelib.quantization import codebooks, float_formats, packing, uniform
+from lecturelib.quantization import block_scales, codebooks, float_formats, packing, uniform
 
-POWERS = ("floor", "even", "ceil", "rceil")
+POWERS = block_scales.POWERS
 RULES = ("absmax", "range", "signed", "four over six", "search", *POWERS)
 SCALES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e8m0fnu)
 
@@ -223,8 +223,8 @@ def encode(x: torch.Tensor, fmt: BlockFormat) -> Blocks:
     zeros = torch.empty(shape, dtype=fmt.scale, device=x.device) if fmt.rule == "range" else None
     matrix = _matrix_scale(x, fmt)
     for a, rows, t in _pieces(x, fmt, matrix):
-        s, z = _scale(a, fmt, t)
-        codes.view(-1, fmt.block)[rows] = _codes(_ratio(a, s, z, t), fmt)
+        s, z = block_scales.of_blocks(a, fmt, t)
+        codes.view(-1, fmt.block)[rows] = block_scales.codes(block_scales.ratio(a, s, z, t), fmt)
         _stored(scales, fmt).view(-1)[rows] = _stored(s.to(fmt.scale), fmt)[:, 0]
         if zeros is not None:
             zeros.view(-1)[rows] = z.to(fmt.scale)[:, 0]
@@ -242,8 +242,8 @@ def quantize(x: torch.Tensor, fmt: BlockFormat, *, out: torch.Tensor | None = No
     out = uniform._output(x, out, x.dtype)
     matrix, target = _matrix_scale(x, fmt), out.view(-1, fmt.block)
     for a, rows, t in _pieces(x, fmt, matrix):
-        s, z = _scale(a, fmt, t)
-        target[rows] = _nearest(a, s, z, t, fmt)
+        s, z = block_scales.of_blocks(a, fmt, t)
+        target[rows] = block_scales.nearest(a, s, z, t, fmt)
     return out
 
 
@@ -288,102 +288,3 @@ def _matrix_scale(x, fmt) -> torch.Tensor | None:
     axes = (-2, -1) if x.ndim > 1 else (-1,)
     most = x.detach().abs().amax(axes, keepdim=True).float() / fmt.top / (448.0 if fmt.rule == "absmax" else 256.0)
     return torch.where(most > 0, most, torch.ones_like(most))
-
-
-def _scale(a, fmt, t):
-    """The scale (k, 1) of every block as it is stored, float32, and the zero or None."""
-    if fmt.rule == "range":
-        z = _round(a.amin(1, keepdim=True), fmt)
-        return _round((a.amax(1, keepdim=True) - a.amin(1, keepdim=True)) / fmt.top, fmt), z
-    most = a.abs().amax(1, keepdim=True)
-    if fmt.rule == "signed":
-        return _round(a.gather(1, a.abs().argmax(1, keepdim=True)) / fmt.levels[0], fmt), None
-    if fmt.rule in POWERS:
-        return _power(most, fmt, fmt.rule), None
-    ideal = most / fmt.top if t is None else most / fmt.top / t
-    if fmt.rule == "absmax":
-        return _round(ideal, fmt), None
-    return _best(a, _candidates(ideal, most, fmt), fmt, t), None
-
-
-def _candidates(ideal, most, fmt) -> Iterator[torch.Tensor]:
-    if fmt.rule == "four over six":
-        yield _round(ideal, fmt)
-        yield _round(ideal * 1.5, fmt)
-    elif fmt.scale == torch.float8_e4m3fn:
-        code = _round(ideal, fmt).to(fmt.scale).view(torch.uint8).int()
-        for step in (0, *range(-4, 0), *range(1, 9)):
-            yield (code + step).clamp_(0, 126).to(torch.uint8).view(fmt.scale).float()
-    elif fmt.scale == torch.float8_e8m0fnu:
-        floor = _power(most, fmt, "floor")
-        for factor in (1.0, 0.5, 2.0):
-            yield (floor * factor).clamp_(2.0**-127, 2.0**127)
-    else:
-        for factor in np.linspace(1.0, 0.4, 25).tolist():
-            yield _round(ideal * factor, fmt)
-
-
-def _best(a, candidates, fmt, t):
-    best, least = None, None
-    for s in candidates:
-        error = _nearest(a, s, None, t, fmt).sub_(a).square_().sum(1, keepdim=True)
-        if best is None:
-            best, least = s, error
-        else:
-            better = error < least
-            best, least = torch.where(better, s, best), torch.where(better, error, least)
-    return best
-
-
-def _power(most, fmt, rule):
-    r"""Powers of two from the bits of the maximum, never from a logarithm."""
-    emax = math.frexp(fmt.top)[1] - 1
-    mantissa, exponent = torch.frexp(most)               # most = mantissa 2^exponent, mantissa in [1/2, 1)
-    floor = exponent - 1
-    if rule == "ceil":
-        floor = floor + (mantissa > 0.5).int()
-    elif rule == "even":                                 # rounded up to the next binade
-        floor = floor + (mantissa >= 1 - 2.0**-(fmt.element.mantissa + 2 if fmt.element else 1)).int()
-    elif rule == "rceil":
-        floor = floor + (mantissa > math.frexp(fmt.top)[0]).int()
-    e = torch.where(most > 0, floor - emax, torch.full_like(floor, -127)).clamp_(-127, 127)
-    return torch.ldexp(torch.ones_like(most), e)
-
-
-def _round(s, fmt):
-    """To the type of the scale, nearest; E4M3 saturates, the other types refuse what is too large."""
-    if fmt.scale == torch.float8_e4m3fn:
-        return s.clamp(max=448.0).to(fmt.scale).float()
-    r = s.to(fmt.scale).float()
-    if not bool(torch.isfinite(r).all()):
-        raise ValueError(f"x must have blocks whose scale {fmt.scale} holds")
-    return r
-
-
-def _ratio(a, s, z, t):
-    """x / s, and 0 where the scale is 0."""
-    if t is not None:
-        s = s * t
-    u = (a if z is None else a - z) / s
-    return u if bool((s != 0).all()) else torch.where(s != 0, u, torch.zeros_like(u))
-
-
-def _codes(u, fmt):
-    if fmt.element is not None:
-        return float_formats.encode(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element)
-    if fmt.integer:
-        return u.round_().clamp_(fmt.levels[0], fmt.levels[-1]).sub_(fmt.levels[0]).to(torch.uint8)
-    return codebooks.encode(u, fmt.levels, dtype=torch.uint8)
-
-
-def _nearest(a, s, z, t, fmt):
-    """The reconstruction of blocks `a`: the same operations in the same order as `Blocks.decode`."""
-    u = _ratio(a, s, z, t)
-    if fmt.element is not None:
-        u = float_formats.quantize(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element, out=u)
-    elif fmt.integer:
-        u.round_().clamp_(fmt.levels[0], fmt.levels[-1])
-    else:
-        codebooks.quantize(u, fmt.levels, out=u)
-    u.mul_(s if t is None else s * t)
-    return u if z is None else u.add_(z)

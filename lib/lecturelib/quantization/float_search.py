@@ -105,8 +105,8 @@ def learned_rounding(w: torch.Tensor, sigma: torch.Tensor, lower: torch.Tensor, 
     r"""Rounding of `w` (m, n) to `lower` or `upper`, learned for $\mathrm{tr}\,(W-\hat W)\Sigma(W-\hat W)^\top$ (eq-fmt-learned).
 
     AdaRound: $\hat W=L+h(V)(U-L)$ with a stretched sigmoid $h$, a penalty $1-|2h-1|^\beta$ that drives $h$ to 0 or 1
-    while $\beta$ falls from 20 to 2, and Adam.  A row that ends worse than rounding to nearest keeps the
-    latter, so no row loses.  `sigma` (n, n) is symmetric positive semidefinite.
+    while $\beta$ falls from 20 to 2, and Adam.  Each row then starts from the better of this and rounding to
+    nearest, and changes single roundings, the best first, until no change helps; so no row loses.  `sigma` (n, n) is symmetric positive semidefinite.
 
     >>> w, sigma = torch.tensor([[0.4, 0.3]]), torch.tensor([[1.0, 0.9], [0.9, 1.0]])
     >>> learned_rounding(w, sigma, torch.zeros(1, 2), torch.ones(1, 2)).tolist()
@@ -138,7 +138,22 @@ def learned_rounding(w: torch.Tensor, sigma: torch.Tensor, lower: torch.Tensor, 
         V -= 0.05 * (first / (1 - 0.9**k)) / ((second / (1 - 0.99**k)).sqrt() + 1e-8)
     learned = torch.where(torch.sigmoid(V) > 0.5, upper, lower)
     nearest = torch.where(w - lower > upper - w, upper, lower)
-    return torch.where((_row_loss(learned - w, sigma) < _row_loss(nearest - w, sigma))[:, None], learned, nearest)
+    better = (_row_loss(learned - w, sigma) < _row_loss(nearest - w, sigma))[:, None]
+    return _descend(w, sigma, torch.where(better, learned, nearest), lower, upper)
+
+
+def _descend(w, sigma, q, lower, upper):
+    """The best single change in every row, until none lessens the loss."""
+    slope, diagonal, other = (q - w) @ sigma, sigma.diagonal(), lower + upper
+    for _ in range(q.numel()):
+        d = other - 2 * q                                # what changing this rounding adds
+        gain, j = (d * (2 * slope + d * diagonal)).min(1)
+        d = torch.where(gain < -1e-6 * _row_loss(q - w, sigma) - 1e-12, d.gather(1, j[:, None])[:, 0], torch.zeros_like(gain))
+        if not bool(d.any()):
+            break
+        q.scatter_add_(1, j[:, None], d[:, None])
+        slope.addcmul_(d[:, None], sigma[j])
+    return torch.where(q - lower < upper - q, lower, upper)
 
 
 def _row_loss(e, sigma):

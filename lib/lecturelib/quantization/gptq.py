@@ -27,18 +27,26 @@ def factor(sigma: torch.Tensor, damping: float = 0.0) -> tuple[torch.Tensor, tor
     >>> N.tolist(), d.tolist()
     ([[1.0, 1.0], [0.0, 1.0]], [1.0, 1.0])
     """
-    sigma = covariance(sigma)
-    if not 0 <= damping < math.inf:
-        raise ValueError(f"damping must be a finite number, not negative; got {damping!r}")
-    mean = sigma.diagonal(dim1=-2, dim2=-1).mean(-1)
-    flipped = sigma.flip(-2, -1)
-    flipped.diagonal(dim1=-2, dim2=-1).add_(damping * mean.unsqueeze(-1))
-    L, info = torch.linalg.cholesky_ex(flipped)
+    L, info = torch.linalg.cholesky_ex(damped(sigma, damping).flip(-2, -1))
     if bool(info.any()) or not bool(L.isfinite().all()):
         raise ValueError("sigma must be symmetric positive semidefinite; it has a negative eigenvalue"
                          + ("" if damping else ", or is singular and needs damping > 0"))
     root = L.diagonal(dim1=-2, dim2=-1)
     return (L / root.unsqueeze(-2)).flip(-2, -1), root.square().flip(-1)
+
+
+def damped(sigma: torch.Tensor, damping: float) -> torch.Tensor:
+    r"""$\Sigma+\delta\bar\Sigma I$, with $\bar\Sigma$ the mean of the diagonal of `sigma` (..., n, n) and $\delta\ge0$ the `damping`.
+
+    >>> damped(torch.tensor([[3.0, 0.5], [0.5, 1.0]]), 0.5).tolist()
+    [[4.0, 0.5], [0.5, 2.0]]
+    """
+    if not 0 <= damping < math.inf:
+        raise ValueError(f"damping must be a finite number, not negative; got {damping!r}")
+    sigma = covariance(sigma).clone()
+    diagonal = sigma.diagonal(dim1=-2, dim2=-1)
+    diagonal += damping * diagonal.mean(-1, keepdim=True)
+    return sigma
 
 
 def quantize(W: torch.Tensor, sigma: torch.Tensor, bits: int, group: int | None = None, *, damping: float = 0.01,

@@ -151,13 +151,15 @@ class Product(_Scheme):
 
 @dataclass(frozen=True)
 class Centered(_Scheme):
-    """`scheme` of what is left after a fixed vector, such as the mean key of a calibration text, is taken away.
+    r"""`scheme` of $x-ac$ with a fixed vector $c$, such as the mean key of a calibration text, and a bit $a$ for each vector:
+    1 if that makes it shorter (eq-kv-centered).
 
     `center` (..., d) broadcasts against x with the token axis between (heads first, channels last); it is part
-    of the model, and not counted.  Attention does not see a vector common to all keys (prop-kv-shift).
+    of the model, and not counted.  `always` sets all bits to 1, and saves them.
     """
     scheme: _Scheme
     center: torch.Tensor = field(repr=False)
+    always: bool = False
 
     def __post_init__(self):
         if not torch.isfinite(self.center).all():
@@ -165,16 +167,22 @@ class Centered(_Scheme):
 
     @property
     def bits(self) -> float:
-        return self.scheme.bits
+        return self.scheme.bits + (0 if self.always else 1 / self.center.shape[-1])
 
-    def encode(self, x: torch.Tensor):
-        return self.scheme.encode(x - self.center.unsqueeze(-2))
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The bits $a$ uint8 (..., T), unless they are always 1, then the codes of `scheme`."""
+        x, c = _floats(x), self.center.unsqueeze(-2)
+        if self.always:
+            return self.scheme.encode(x - c)
+        a = ((x - c).square().sum(-1) < x.square().sum(-1)).to(torch.uint8)
+        return a, *self.scheme.encode(x - a.unsqueeze(-1) * c)
 
     def decode(self, codes) -> torch.Tensor:
-        return self.scheme.decode(codes) + self.center.unsqueeze(-2)
+        c = self.center.unsqueeze(-2)
+        return self.scheme.decode(codes) + c if self.always else self.scheme.decode(codes[1:]) + codes[0].unsqueeze(-1) * c
 
     def noise(self, codes) -> torch.Tensor:
-        return self.scheme.noise(codes)
+        return self.scheme.noise(codes if self.always else codes[1:])
 
 
 @dataclass(frozen=True)

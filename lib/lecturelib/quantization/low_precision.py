@@ -4,6 +4,7 @@ A linear layer $y=xW^\top$ has three products, one forward and two backward; a `
 operands are rounded and how.  Leading axes are a batch, of seeds for instance; blocks of 32 numbers
 lie along the axis that is summed over, and share a scale.  The weights that learn stay in float32.
 """
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ def stochastic(x: torch.Tensor, fmt: Format, generator: torch.Generator) -> torc
     r"""One of the two numbers of `fmt` around each entry, with expectation the entry (prop-training-sr).
 
     In a binade the numbers are multiples of a step $\Delta$, and with $u$ uniform on $[0,1)$ the
-    magnitude is $\Delta\lfloor|x|/\Delta+u\rfloor$.  `x` is float32 or float64.  Raises ValueError
+    result is $\Delta\lfloor x/\Delta+u\rfloor$.  `x` is float32 or float64.  Raises ValueError
     unless $|x|$ is finite and at most the largest number of the format: beyond it nothing is unbiased.
 
     >>> q = stochastic(torch.full((100_000,), 3.25), E2M1, torch.Generator().manual_seed(0))
@@ -32,12 +33,12 @@ def stochastic(x: torch.Tensor, fmt: Format, generator: torch.Generator) -> torc
     """
     _float(x)
     y = x.abs()
-    if x.numel() and not bool(y.max() <= fmt.maximum):
-        raise ValueError(f"x must be finite and at most {fmt.maximum} in magnitude for an unbiased rounding")
-    exponent = (torch.frexp(y).exponent - 1).clamp_(fmt.low_exponent, fmt.high_exponent) - fmt.mantissa
-    step = torch.ldexp(torch.ones_like(y), exponent)
+    top = _maximum(fmt)
+    if x.numel() and not bool(y.max() <= top):
+        raise ValueError(f"x must be finite and at most {top} in magnitude for an unbiased rounding")
+    step = _power(y, fmt.low_exponent).mul_(2.0**-fmt.mantissa)
     u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    return torch.copysign(y.div_(step).add_(u).floor_().mul_(step), x)
+    return torch.div(x, step, out=y).add_(u).floor_().mul_(step)
 
 
 def unit(x: torch.Tensor, rule: str) -> torch.Tensor:
@@ -53,12 +54,11 @@ def unit(x: torch.Tensor, rule: str) -> torch.Tensor:
         raise ValueError(f"rule must be one of {SCALES}; got {rule!r}")
     b = _blocks(x)
     size = b.square().mean(-1, keepdim=True).sqrt_().mul_(LARGEST_UNIT) if rule == "rms" else \
-        torch.linalg.vector_norm(b, torch.inf, dim=-1, keepdim=True)
+        b.abs().amax(-1, keepdim=True)
     if not bool(torch.isfinite(size).all()):
         raise ValueError("x must be finite")
-    exponent = torch.frexp(size).exponent - (1 if rule == "rms" else 3)
-    s = torch.ldexp(torch.ones_like(size), exponent.clamp_(-127, 127))
-    return s.mul_(4 / 3) if rule == "safe" else s
+    s = _power(size, -126).clamp_(max=2.0**127)
+    return s if rule == "rms" else s.mul_(1 / 3 if rule == "safe" else 1 / 4)
 
 
 def mxfp4(x: torch.Tensor, rule: str = "floor", generator: torch.Generator | None = None):
@@ -83,12 +83,12 @@ def block_float(x: torch.Tensor, fmt: Format, block: int = BLOCK):
 
     The setting of the scaling law (eq-training-law): `fmt.bits` + 32 / `block` bits a number.
 
-    >>> block_float(torch.arange(32.0), Format(1, 2))[0][:6].tolist() == [31 / 7 * k for k in (0, 0, 0, 1, 1, 1)]
-    True
+    >>> (block_float(torch.arange(32.0), Format(1, 2))[0] * 7 / 31).round().unique().tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     """
     _float(x)
     b = _blocks(x, block)
-    s = torch.linalg.vector_norm(b, torch.inf, dim=-1, keepdim=True).div_(fmt.maximum)
+    s = b.abs().amax(-1, keepdim=True).div_(fmt.maximum)
     s = torch.where(s > 0, s, torch.ones_like(s))
     q = float_formats.quantize(b / s, fmt).mul_(s).view(x.shape)
     return q, torch.ones_like(x, dtype=torch.bool)
@@ -158,8 +158,8 @@ class Recipe:
     `weight` and `activation` map an operand of the forward product to (rounded, where the gradient
     passes), and the rounded operands are used backward as well; `memory` rounds the input once more
     for the gradient of the weights.  `gradient` maps each operand of the backward products and a
-    generator to a rounded one.  With `rotate` the forward operands go through a Hadamard matrix in
-    blocks of 32, and the backward ones through one with random signs; the products do not change.
+    generator to a rounded one.  With `rotate` the forward operands go through a Hadamard matrix with
+    fixed signs in blocks of 32, and the backward ones with fresh random signs; the products do not change.
     """
     weight: Callable | None = None
     activation: Callable | None = None
@@ -201,7 +201,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w, recipe, generator):
         if recipe.rotate:
-            x, w = rotate(x), rotate(w)
+            signs = forward_signs(x.dtype, x.device)
+            x, w = rotate(x, signs), rotate(w, signs)
         ctx.inside_x = ctx.inside_w = None
         if recipe.activation:
             x, ctx.inside_x = recipe.activation(x)
@@ -228,7 +229,9 @@ class _Linear(torch.autograd.Function):
             dx = dx * ctx.inside_x
         if ctx.inside_w is not None:
             dw = dw * ctx.inside_w
-        return (*((rotate(dx), rotate(dw)) if recipe.rotate else (dx, dw)), None, None)
+        if recipe.rotate:
+            dx, dw = (_blocks(rotate(d)).mul(forward_signs(d.dtype, d.device)).view(d.shape) for d in (dx, dw))
+        return dx, dw, None, None
 
 
 def product(a: torch.Tensor, b: torch.Tensor, rounding: Callable, generator: torch.Generator,
@@ -245,8 +248,30 @@ def product(a: torch.Tensor, b: torch.Tensor, rounding: Callable, generator: tor
 
 def rotate(x: torch.Tensor, signs: torch.Tensor | None = None) -> torch.Tensor:
     """The orthonormal Hadamard matrix of order 32 applied to each block of the last axis, after `signs`."""
-    H = rotations.hadamard(torch.eye(BLOCK, dtype=x.dtype, device=x.device))
+    H = _hadamard(x.dtype, x.device)
     return (_blocks(x) @ (H if signs is None else signs[:, None] * H)).view(x.shape)
+
+
+@functools.cache
+def forward_signs(dtype, device):
+    """Signs before the forward Hadamard matrix: without them numbers of one sign would all fall on its first row."""
+    return torch.where(torch.rand(BLOCK, generator=torch.Generator().manual_seed(0)) < 0.5, -1.0, 1.0).to(device, dtype)
+
+
+@functools.cache
+def _maximum(fmt):
+    return fmt.maximum
+
+
+@functools.cache
+def _hadamard(dtype, device):
+    return rotations.hadamard(torch.eye(BLOCK, dtype=dtype, device=device))
+
+
+def _power(x, low) -> torch.Tensor:
+    """The power of two below each positive entry, read from its exponent bits, and at least 2^low."""
+    integer, mask = (torch.int64, 2047 << 52) if x.dtype == torch.float64 else (torch.int32, 255 << 23)
+    return torch.bitwise_and(x.contiguous().view(integer), mask).view(x.dtype).clamp_(min=2.0**low)
 
 
 def _blocks(x, block=BLOCK):

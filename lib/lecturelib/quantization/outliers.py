@@ -199,15 +199,15 @@ def incoherence_bound(n: int, delta: float) -> float:
     return mu * math.sqrt(2 * math.log(2 * n / delta))
 
 
-def kurtosis(x: torch.Tensor) -> float:
-    r"""$\mathbb E x^4/(\mathbb E x^2)^2$ of all entries: 3 for Gaussian ones, and $1/p$ if a share $p$ of them holds everything.
+def kurtosis(x: torch.Tensor) -> torch.Tensor:
+    r"""$n\sum_jx_j^4/(\sum_jx_j^2)^2$ of vectors along the last axis: 3 for many Gaussian entries, $n$ for a single one; float64.
 
-    >>> kurtosis(torch.tensor([0.0, 0, 0, 5.0]))
-    4.0
+    >>> kurtosis(torch.tensor([[0.0, 0, 0, 5], [1, -1, 1, 1]])).tolist()
+    [4.0, 1.0]
     """
     _finite(x=x)
     square = x.double().square()
-    return float(square.square().mean() / square.mean()**2)
+    return square.square().mean(-1) / square.mean(-1)**2
 
 
 # ------------------------------------------------------------------------------------ checks

@@ -30,7 +30,9 @@ def pack(codes: torch.Tensor, width: int) -> torch.Tensor:
         raise ValueError(f"codes must be below {1 << width} to fit in {width} bits; got {int(codes.max())}")
     n = codes.shape[-1]
     out = torch.empty(*codes.shape[:-1], -(-n * width // 8), dtype=torch.uint8, device=codes.device)
-    if width == 8 or codes.numel() == 0:
+    if codes.numel() == 0:
+        return out
+    if width == 8:
         return out.copy_(codes)
     if n % 8:                                              # rows of whole words
         codes = torch.nn.functional.pad(codes, (0, -n % 8))
@@ -59,7 +61,9 @@ def unpack(data: torch.Tensor, width: int, count: int) -> torch.Tensor:
         raise ValueError(f"data must have {-(-count * width // 8)} bytes a row for {count} codes of {width} bits; got {data.shape[-1]}")
     whole = -(-count // 8) * 8
     codes = torch.empty(*data.shape[:-1], whole, dtype=torch.uint8, device=data.device)
-    if width == 8 or codes.numel() == 0:
+    if codes.numel() == 0:
+        return codes[..., :count]
+    if width == 8:
         return data.clone()
     if data.shape[-1] != whole * width // 8:
         data = torch.nn.functional.pad(data, (0, whole * width // 8 - data.shape[-1]))

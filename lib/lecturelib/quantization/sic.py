@@ -11,34 +11,41 @@ $\tilde\Sigma=\Sigma+\theta\,\mathrm{diag}(\sigma_i^{-2})=\tilde L\tilde L^\top$
 pivots never fall below $\theta/\sigma_i^2$.  Columns below the water level then round to zero and cost nothing.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 
-from lecturelib.quantization import sic_coder, uniform
+from lecturelib.quantization import entropy_trellis, lattices, nested, rotations, sic_coder, uniform
+from lecturelib.quantization.nested import VoronoiCode
 from lecturelib.quantization.sic_coder import Columns
+from lecturelib.quantization.sic_trellis import Search, chunk_length
 
 BLOCK = 32                                                 # columns between two products of matrices
+SEARCHES = 3                                               # trials on the way to a rate
 
 
-def cancel(target: torch.Tensor, L: torch.Tensor, column: Callable[[int, torch.Tensor], torch.Tensor],
+def cancel(target: torch.Tensor, L: torch.Tensor, decide: Callable[[int, torch.Tensor], torch.Tensor], width: int = 1,
            block: int = BLOCK) -> None:
-    r"""Run `column(i, t_i)` from the last column to the first; it returns $\hat w_i$.
+    r"""Run `decide(i, t)` on columns $i,\dots,i+$`width`$-1$, from the last to the first; it returns their $\hat w$.
 
     target : (B, n, m) float32, the *columns* of the matrices in rows; overwritten by the errors
-        $e_i=w_i-\hat w_i$.
-    L : (B, n, n), lower triangular with positive diagonal.
+        $e_i=w_i-\hat w_i$.  The targets t are (B, width, m).
+    L : (B, n, n), lower triangular with positive diagonal.  `width` divides n and `block`.
+        With K a set of columns, $t_K=w_K+\sum_{j>K}e_jL_{jK}L_{KK}^{-1}$, and the loss is $\sum_K\|(t_K-\hat w_K)L_{KK}\|^2$.
     """
     B, n, m = target.shape
-    R = (L / L.diagonal(dim1=1, dim2=2).unsqueeze(1)).transpose(1, 2).contiguous()       # R_ij = L_ji / L_ii^(column's own)
     for stop in range(n, 0, -block):
         start = max(stop - block, 0)
-        feed = torch.bmm(R[:, start:stop, stop:], target[:, stop:]) if stop < n else target.new_zeros(B, stop - start, m)
-        for i in range(stop - 1, start - 1, -1):
-            t = feed[:, i - start].add_(target[:, i])
-            if i + 1 < stop:
-                t += torch.bmm(R[:, i:i + 1, i + 1:stop], target[:, i + 1:stop])[:, 0]
-            target[:, i] -= column(i, t)
+        groups = L[:, start:, start:stop].unflatten(2, (-1, width)).transpose(1, 2)                   # (B, groups, n - start, width)
+        own = torch.stack([groups[:, g, width * g:width * (g + 1)] for g in range(groups.shape[1])], 1)
+        R = torch.linalg.solve_triangular(own, groups, upper=False, left=False).transpose(2, 3).flatten(1, 2)
+        feed = torch.bmm(R[:, :, stop - start:], target[:, stop:]) if stop < n else target.new_zeros(B, stop - start, m)
+        for i in range(stop - width, start - 1, -width):
+            t = feed[:, i - start:i - start + width].add_(target[:, i:i + width])
+            if i + width < stop:
+                t += torch.bmm(R[:, i - start:i - start + width, i - start + width:stop - start], target[:, i + width:stop])
+            target[:, i:i + width] -= decide(i, t)
 
 
 @torch.no_grad()
@@ -55,67 +62,121 @@ def watersic(W: torch.Tensor, sigma: torch.Tensor, rate: float | None = None, *,
     adaptive model; `sic_coder.encode` turns them into as many bytes to a tenth of a percent.
     Raises ValueError on operands of other shapes, not finite, or if `sigma` is not symmetric and positive definite.
     """
-    W, sigma = _operands(W, sigma)
-    problem = _Problem(W, sigma, rate, step, ridge, scalar_loss)
+    return _entropy_coded(W, sigma, rate, step, ridge, codes, 0, 0)
 
-    def run(work, c):
+
+@torch.no_grad()
+def trellis(W: torch.Tensor, sigma: torch.Tensor, rate: float | None = None, *, step: float | None = None, states: int = 8,
+            chunk: int | None = None, ridge: bool = True, codes: bool = False):
+    r"""The same columns with a trellis down the rows instead of rounding (`sic_trellis`).
+
+    states : of the trellis, 4, 8, ..., 256: more come nearer to the limit and take longer.
+    chunk : rows that a search runs down, a divisor of m; None takes the one nearest to 192.  Chunks run side by side;
+        short ones cost a little: each starts in a given state.
+
+    Other parameters, results and errors as `watersic`.
+    """
+    if not isinstance(W, torch.Tensor) or W.ndim != 3 or not W.numel():
+        raise ValueError("W must be a floating-point tensor (B, m, n)")
+    chunk = chunk_length(W.shape[1]) if chunk is None else chunk
+    if not uniform._whole(chunk) or chunk < 1 or W.shape[1] % chunk:
+        raise ValueError(f"chunk must divide the {W.shape[1]} rows of W; got {chunk!r}")
+    if states not in entropy_trellis.MASKS:
+        raise ValueError(f"states must be one of {tuple(entropy_trellis.MASKS)}; got {states!r}")
+    return _entropy_coded(W, sigma, rate, step, ridge, codes, int(states), int(chunk))
+
+
+@torch.no_grad()
+def nested_e8(W: torch.Tensor, sigma: torch.Tensor, q: int, *, scales: int = 4, seed: int = 0,
+              shrink: Sequence[float] = (1.0, 0.88, 0.7, 0.5)):
+    r"""Voronoi codes of $E_8$ on blocks of 8 columns, block feedback, after a random rotation; a fixed rate.
+
+    The columns are rotated by `rotations.RandomHadamard` of this seed, rows divided by their root mean square (a
+    float16 each), and every 8 entries of a row coded by `nested` with `q` and the best of so many `scales`, fitted to N(0, I).
+    W : (B, m, n), n a multiple of 8; sigma : (B, n, n) symmetric positive definite; `shrink` as in `nested.encode`.
+
+    Returns Ŵ and the rate $\log_2q+\frac18\log_2k+\frac{16}n$ for k scales.  ValueErrors as `watersic`, and for n.
+    """
+    W, sigma = _operands(W, sigma)
+    B, m, n = W.shape
+    if n % 8:
+        raise ValueError(f"W must have a multiple of 8 columns; got {n}")
+    code, turn = VoronoiCode(lattices.e8(), q, fitted_scales(q, scales)), rotations.RandomHadamard(n, seed)
+    S = turn.apply(turn.apply(sigma.float()).transpose(1, 2).contiguous())
+    L = torch.stack([_cholesky(s.double()).float() for s in (S + S.transpose(1, 2)) / 2])
+    T = turn.apply(W.float())
+    size = T.square().mean(2, keepdim=True).sqrt_().clamp_(min=2.0**-14).half().float().transpose(1, 2)
+    T = T.transpose(1, 2) / size
+    W_hat = torch.empty_like(T)
+
+    def decide(i, t):
+        part = nested.quantize(t.transpose(1, 2).clamp(-100, 100), code, shrink=shrink).transpose(1, 2)
+        W_hat[:, i:i + 8] = part
+        return part
+    cancel(T.contiguous(), L, decide, 8)
+    return turn.undo((W_hat * size).transpose(1, 2).contiguous()).to(W.dtype), code.rate + 16 / n
+
+
+@lru_cache
+def fitted_scales(q: int, count: int) -> tuple[float, ...]:
+    """The scales of an $E_8$ code for N(0, I), fitted on 1024 samples from a grid of 9 % steps."""
+    x = torch.randn(1024, 8, generator=torch.Generator().manual_seed(0))
+    return nested.fit_scales(x, lattices.e8(), q, count, [1.09**j * 3 / q for j in range(-7, 17)])
+
+
+def _entropy_coded(W, sigma, rate, step, ridge, codes, states, chunk):
+    W, sigma = _operands(W, sigma)
+    problem = _Problem(W, sigma, rate, step, ridge, states)
+
+    def run(work, c, chunk=chunk):
         steps = problem.steps(c)
         alpha = torch.exp2(steps.float() / 16).unsqueeze(2)
         integers = torch.empty(work.shape, dtype=torch.int16, device=work.device)
+        B, _, m = work.shape
+        search = Search(states, B * m // chunk, work.device) if states else None
 
         def column(i, t):
-            a = alpha[:, i]
-            q = torch.round(t / a).clamp_(-32767, 32767)
+            x = (t[:, 0] / alpha[:, i]).clamp_(-32760, 32760)
+            q = x.round_() if search is None else search(x.view(-1, chunk).T.contiguous()).T.reshape(B, m)
             integers[:, i] = q.to(torch.int16)
-            return q.mul_(a)
+            return (q * alpha[:, i]).unsqueeze(1)
         cancel(work, problem.L, column)
         return integers, steps, alpha
-    c = problem.search(run, sic_coder.length)
+    c = problem.search(run)
     integers, steps, alpha = run(problem.target(), c)
-    bits = sic_coder.length(integers) / W[0].numel()
+    bits = sic_coder.length(integers, parities=states > 0) / W[0].numel()
     W_hat = (integers * alpha).transpose(1, 2).to(W.dtype)
     if not codes:
         return W_hat, bits
-    return W_hat, bits, [Columns(q.T, k) for q, k in zip(integers, steps)]
-
-
-def scalar_loss(rate):
-    """Bits above Shannon of a uniform quantizer with entropy coding, roughly, at any rate."""
-    return 0.2546 * min(1.0, max(rate, 0.0) / 1.5)
+    return W_hat, bits, [Columns(q.T, k, states, chunk) for q, k in zip(integers, steps)]
 
 
 class _Problem:
     r"""The regularized covariance, its Cholesky factor, the shrunk targets, and the search for $c$."""
 
-    def __init__(self, W, sigma, rate, step, ridge, gap):
+    def __init__(self, W, sigma, rate, step, ridge, states):
         if (rate is None) == (step is None):
             raise ValueError("one of rate and step must be given")
         uniform._positive(**({"rate": rate} if step is None else {"step": step}))
-        self.W, self.rate, self.fixed = W, rate, step
-        B, m, n = W.shape
-        self.columns = W.square().mean(1).clamp_(min=1e-30)          # sigma_i^2, (B, n)
-        factors, theta, shrunk = [], [], []
+        self.W, self.rate, self.fixed, self.states = W, rate, step, states
+        self.noise, gap = (1 / 12, 0.2546) if not states else (0.26, 0.07) if states < 64 else (0.245, 0.03)    # of steps 1; in bits
+        self.columns = W.float().square().mean(1).clamp_(min=1e-30)                # sigma_i^2, (B, n)
+        factors, theta, charge = [], [], []
         for S, v in zip(sigma, self.columns):
-            S, v = S.double(), v.double()
-            if not ridge:
-                L = _cholesky(S)
-            t = step**2 / 12 if rate is None else float((S.diagonal() * v).mean()) * 4.0**-(rate - gap(rate))
-            for _ in range(4 if ridge and rate is not None else 1):
-                if ridge:
-                    L = _cholesky(S + torch.diag(t / v))
-                if rate is not None:                       # R(theta), solved for the theta in front
-                    t = 2.0**float((2 * L.diagonal().log2() + v.log2()).mean() - 2 * (rate - gap(rate)))
+            L, t = _factor(S.double(), v.double(), ridge, None if rate is None else rate - gap * min(1.0, rate / 1.5),
+                           None if step is None else step**2 * self.noise)
             factors.append(L.float())
             theta.append(t)
-            shrunk.append((t / v).float() if ridge else None)
-        self.L, self.theta, self.ridge = torch.stack(factors), torch.tensor(theta, device=W.device), shrunk
+            charge.append(t / v if ridge else None)
+        self.L, self.theta, self.charge = torch.stack(factors), torch.tensor(theta, device=W.device), charge
 
     def target(self, rows=slice(None)):
         """The columns of $W\\Sigma\\tilde\\Sigma^{-1}=W-W\\,\\mathrm{diag}(\\rho)\\tilde\\Sigma^{-1}$, (B, n, m)."""
         T = self.W[:, rows].transpose(1, 2).float().contiguous()
-        for w, L, rho in zip(T, self.L, self.ridge):
+        for w, L, rho in zip(T, self.L, self.charge):
             if rho is not None:
-                w -= torch.cholesky_solve(rho.unsqueeze(1) * w, L)
+                x = torch.linalg.solve_triangular(L, rho.unsqueeze(1) * w, upper=False)
+                w -= torch.linalg.solve_triangular(L.T, x, upper=True)
         return T
 
     def steps(self, c):
@@ -123,18 +184,38 @@ class _Problem:
         k = torch.round(16 * (c.unsqueeze(1).log2() - self.L.diagonal(dim1=1, dim2=2).log2()))
         return torch.maximum(k, k.amax(1, keepdim=True) - 255).to(torch.int16)
 
-    def search(self, run, length):
-        """The c of each layer, (B,), by secants in log c on some of the rows."""
-        c = torch.full_like(self.theta, self.fixed) if self.fixed is not None else (12 * self.theta).sqrt()
+    def search(self, run):
+        """The c of each layer, (B,), by secants in log c on some of the rows, in short chunks."""
         if self.fixed is not None:
-            return c
+            return torch.full_like(self.theta, self.fixed)
         B, m, n = self.W.shape
-        some = slice(None, None, max(1, m // 160))
-        rows = len(range(m)[some])
+        count = min(m // 48, 4) * 48 or m
+        some, log_c = torch.linspace(0, m - 1, count).long(), 0.5 * (self.theta.double() / self.noise).log2()
+        slope, before = torch.ones_like(log_c), None       # -d rate / d log c
+        target = self.target(some)
+        for _ in range(SEARCHES):
+            integers, _, _ = run(target.clone(), log_c.exp2().float(), 48 if count % 48 == 0 else count)
+            miss = sic_coder.length(integers, m / count, self.states > 0) / (m * n) - self.rate
+            if before is not None:
+                moved = log_c - before[0]
+                slope = torch.where(moved.abs() > 1e-3, (before[1] - miss) / moved, slope).clamp(0.3, 1.2)
+            before = log_c, miss
+            log_c = log_c + (miss / slope).clamp(-1, 1)
+        return log_c.exp2().float()
+
+
+def _factor(S, v, ridge, rate, theta):
+    r"""$\tilde L$ and the noise $\theta$ of a layer: given, or from $\frac1{2n}\log_2\frac{|\tilde\Sigma|\prod\sigma_i^2}{\theta^n}$ = `rate`."""
+    def solve(L):
+        return 2.0**float((2 * L.diagonal().log2() + v.log2()).mean() - 2 * rate)
+    if not ridge:
+        L = _cholesky(S)
+        return L, solve(L) if theta is None else theta
+    if theta is None:
+        theta = float((S.diagonal() * v).mean()) * 4.0**-rate
         for _ in range(3):
-            spent = length(run(self.target(some), c)[0], m / rows) / (m * n)
-            c = c * torch.exp2((spent - self.rate).clamp(-1, 1)).to(c)
-        return c
+            theta = solve(_cholesky(S + torch.diag(theta / v)))
+    return _cholesky(S + torch.diag(theta / v)), theta
 
 
 def _cholesky(S):

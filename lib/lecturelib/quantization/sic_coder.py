@@ -8,19 +8,23 @@ their parity, which its decoder knows.
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import constriction
 import numpy as np
 import torch
 from scipy.special import ndtr
 
+from lecturelib.quantization.coder import _Walk
+from lecturelib.quantization.entropy_trellis import MASKS
+
 REACH = 127              # larger symbols are an escape and RAW more bits
 RAW = 32
 PER_OCTAVE = 4           # classes in an octave of the root mean square
-LEAST, MOST, DEAD = -24, 80, 127
-PRIOR, FLOOR = 128.0, 0.02
+LEAST, MOST, DEAD = -6 * PER_OCTAVE, 15 * PER_OCTAVE, 127
+PRIOR, FLOOR = 2048.0, 0.02
 SIDE = 16                # bits for each column: its step and its class, eight each
-HEAD = struct.Struct("<4sBBHIIIh")
+HEAD = struct.Struct("<4sBBIIIIh")
 MAGIC = b"LQSc"
 
 
@@ -104,9 +108,143 @@ def _length(q, scale, parities):
     v, low = _symbols(q, k.tolist(), parities)
     counts, k = _counts(v, q, parities) * scale, k.cpu().numpy()
     escapes = counts[:, :, [0, -1]].sum()
-    bits = float((low.view(-1).cpu().numpy() * q.shape[1] * scale).sum()) + RAW * escapes + SIDE * len(k)
+    ends = 8 * (HEAD.size + 8) + 64 * counts.shape[1]      # header, checksum, lengths, the coder's last states
+    bits = float((low.view(-1).cpu().numpy() * q.shape[1] * scale).sum()) + RAW * escapes + SIDE * len(k) + ends
     for c in np.unique(k[k != DEAD]):
         mine = counts[k == c][::-1]                        # from the last column to the first
         seen = prior(int(c), parities) + np.concatenate((np.zeros_like(mine[:1]), np.cumsum(mine, 0)[:-1]))
         bits -= float((mine * np.log2(seen / seen.sum(2, keepdims=True))).sum())
     return bits
+
+
+def encode(columns: Columns) -> bytes:
+    """One matrix as bytes, to be read by `decode` without anything else.
+
+    Header, steps and classes, the low bits of wide columns, and one stream of the package `constriction`
+    for each parity.
+    Raises ValueError if the steps span more than 255, or the integers are no path of their trellis.
+    """
+    q, steps = columns.integers.T.contiguous().cpu().int(), columns.steps.cpu().numpy().astype(np.int64)
+    (n, m), least = q.shape, int(steps.min())
+    if steps.max() - least > 255:
+        raise ValueError(f"steps must span at most 255; got {least} to {steps.max()}")
+    k = classes(q).numpy()
+    contexts, model, raw, walk = 2 if columns.states else 1, _Model(), [], _walk(columns.states, m, columns.chunk)
+    streams = [[] for _ in range(contexts)]
+    v, low = _symbols(q, k.tolist(), contexts == 2)
+    counts = _counts(v, q, contexts == 2)
+    for i in range(n - 1, -1, -1):
+        column, symbols, odd = _down(q[i].numpy(), columns.chunk), _down(v[i].numpy(), columns.chunk), np.zeros(m, np.int64)
+        for t in _pieces(m, columns.states, columns.chunk):
+            if columns.states:
+                odd[t] = walk.odd()
+                walk.advance(column[t])
+        if columns.states and not np.array_equal(odd, column & 1):
+            raise ValueError("integers must be a path of the trellis")
+        if k[i] == DEAD:
+            continue
+        u, s = column >> contexts - 1, int(low[i])
+        raw += [_bits(u, s), _bits(u[np.abs(symbols) == REACH], RAW)]
+        for c in range(contexts):
+            streams[c].append(((symbols[odd == c] + REACH).astype(np.int32), model.law(k[i], contexts, c)))
+        model.see(k[i], counts[i])
+    payload = np.packbits(np.concatenate([*raw, np.empty(0, np.uint8)])).tobytes()
+    parts = [struct.pack("<I", len(payload)), payload]
+    for stream in streams:
+        coder = constriction.stream.stack.AnsCoder()
+        for symbols, law in reversed(stream):              # last in, first out
+            coder.encode_reverse(symbols, law)
+        words = coder.get_compressed().astype("<u4").tobytes()
+        parts += [struct.pack("<I", len(words)), words]
+    body = (steps - least).astype(np.uint8).tobytes() + k.astype(np.int8).tobytes() + b"".join(parts)
+    head = HEAD.pack(MAGIC, 1, contexts, m, n, columns.states, columns.chunk, least)
+    return head + body + struct.pack("<I", zlib.crc32(head + body))
+
+
+def decode(data: bytes) -> Columns:
+    """What was encoded; ValueError if the bytes are damaged or something else."""
+    if len(data) < HEAD.size + 4 or data[:4] != MAGIC or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
+        raise ValueError("data must be the undamaged bytes of one matrix: the magic word or the checksum differs")
+    _, _, contexts, m, n, states, chunk, least = HEAD.unpack_from(data)
+    place = HEAD.size + 2 * n
+    steps = np.frombuffer(data, np.uint8, n, HEAD.size).astype(np.int16) + least
+    k = np.frombuffer(data, np.int8, n, HEAD.size + n)
+    parts = []
+    for _ in range(1 + contexts):
+        size = struct.unpack_from("<I", data, place)[0]
+        parts.append(data[place + 4:place + 4 + size])
+        place += 4 + size
+    bits = np.unpackbits(np.frombuffer(parts[0], np.uint8))
+    streams = [constriction.stream.stack.AnsCoder(np.frombuffer(p, "<u4").astype(np.uint32)) for p in parts[1:]]
+    model, walk, q, place = _Model(), _walk(states, m, chunk), torch.zeros(n, m, dtype=torch.int32), 0
+    for i in range(n - 1, -1, -1):
+        s, odd, column, symbols = shift(int(k[i])) if k[i] != DEAD else 0, np.zeros(m, np.int64), np.zeros(m, np.int32), np.zeros(m, np.int32)
+        laws = [model.law(k[i], contexts, c) for c in range(contexts)] if k[i] != DEAD else None
+        if laws:
+            low, place = _numbers(bits[place:place + m * s], s, m), place + m * s
+        for t in _pieces(m, states, chunk):
+            if states:
+                odd[t] = walk.odd()
+            if laws:
+                for c in range(contexts):
+                    mine = np.flatnonzero(odd[t] == c)
+                    if len(mine):
+                        symbols[t.start + mine] = streams[c].decode(laws[c], len(mine)) - REACH
+                u = symbols[t] << s | low[t]
+                wide = np.flatnonzero(np.abs(symbols[t]) == REACH)
+                u[wide], place = _numbers(bits[place:place + RAW * len(wide)], RAW, len(wide)), place + RAW * len(wide)
+                column[t] = u * contexts + odd[t]
+            if states:
+                walk.advance(column[t])
+        q[i] = torch.from_numpy(_down(column, m // chunk) if states else column)
+        if laws:
+            model.see(k[i], _counts(torch.from_numpy(symbols[None]), torch.from_numpy(column[None]), contexts == 2)[0])
+    return Columns(q.T, torch.from_numpy(steps), states, chunk)
+
+
+class _Model:
+    """Counts of every class so far."""
+
+    def __init__(self):
+        self.counts = {}
+
+    def law(self, k, contexts, c):
+        if k not in self.counts:
+            self.counts[k] = prior(int(k), contexts == 2)
+        f = self.counts[k][c]
+        return constriction.stream.model.Categorical((f / f.sum()).astype(np.float32), perfect=False)
+
+    def see(self, k, counts):
+        self.counts[k] = self.counts[k] + counts
+
+
+class _Polynomials(NamedTuple):
+    memory: int
+    h0: int
+    h1: int
+
+
+def _walk(states, m, chunk):
+    """The states of the chunks of a trellis, from 0 on."""
+    return _Walk(_Polynomials(states.bit_length() - 1, *MASKS[states]), m // chunk) if states else None
+
+
+def _down(column, chunk):
+    """Rows in the order of time: the first of every chunk, then the second; `_down(., m // chunk)` goes back."""
+    return column.reshape(-1, chunk).T.reshape(-1) if chunk else column
+
+
+def _pieces(m, states, chunk):
+    """Slices that are coded at a time."""
+    return [slice(t, t + m // chunk) for t in range(0, m, m // chunk)] if states else [slice(0, m)]
+
+
+def _bits(values, width):
+    """The lowest bits of integers, the highest of them first."""
+    return (values.astype(np.int64).reshape(-1, 1) >> np.arange(width - 1, -1, -1) & 1).astype(np.uint8).reshape(-1)
+
+
+def _numbers(bits, width, count):
+    """Integers of `_bits`; those of RAW bits are signed."""
+    values = bits.reshape(count, width).astype(np.int64) @ (1 << np.arange(width - 1, -1, -1))
+    return (values - (values >> RAW - 1 << RAW)).astype(np.int32)

@@ -43,7 +43,6 @@ def price(variance: float) -> float:
     """
     if not 0 < variance < np.inf:
         raise ValueError(f"variance must be positive and finite; got {variance}")
-    # f - g has one maximum on u <= 1/2: its slope v (1 - 2u(1 - v... )) changes sign once; found to 1e-12
     inner = minimize_scalar(lambda u: adapted(u) - random_code(u, variance), bounds=(0, 0.5), method="bounded",
                             options={"xatol": 1e-12}).x
     far = 0.5 * (np.log(variance) + 1 / variance - 1)

@@ -98,6 +98,14 @@ def test_factor_reproduces_the_covariance():
     assert torch.equal(N, N.triu()) and torch.allclose(N.diagonal(dim1=-2, dim2=-1), torch.ones(2, 20, dtype=sigma.dtype))
 
 
+def test_damping_adds_to_the_diagonal_only():
+    sigma = covariance(6, batch=(2,))
+    more = gptq.damped(sigma, 0.5) - sigma
+    want = 0.5 * sigma.diagonal(dim1=-2, dim2=-1).mean(-1)
+    assert torch.allclose(more, want[:, None, None] * torch.eye(6, dtype=sigma.dtype))
+    assert torch.equal(gptq.factor(gptq.damped(sigma, 0.5))[1], gptq.factor(sigma, 0.5)[1])
+
+
 def test_zero_rows_and_integers_stay():
     W = torch.zeros(3, 8)
     W[1] = torch.arange(8) - 3.0
