@@ -57,9 +57,9 @@ gate: .venv/.installed
 	$(BIN)/python -m pytest tests/gate
 
 oracles: .venv/.installed
-	@echo "== installing torchao and bitsandbytes"
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -r tests/oracles/requirements.txt
-	$(BIN)/python -m pytest tests/oracles
+	@echo "== installing torchao and bitsandbytes beside the environment, not into it"
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q --no-deps --upgrade --target .venv/oracles -r tests/oracles/requirements.txt
+	PYTHONPATH=.venv/oracles $(BIN)/python -m pytest tests/oracles
 
 serve: html
 	$(BIN)/python -m http.server $(PORT) --directory _build/html
