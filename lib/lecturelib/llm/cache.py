@@ -15,6 +15,8 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lecturelib.quantization.uniform import _whole
+
 NAME = "lecturelib"
 
 
@@ -38,14 +40,14 @@ def capture(model: nn.Module, x: torch.Tensor, layers=None) -> dict[int, tuple[t
 
 
 def scores(q: torch.Tensor, k: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Logits (B, h, T, T) of every query against every key, no mask."""
+    """Logits (B, h, T, S) of queries (B, h, T, d) against keys (B, h', S, d), no mask."""
     B, h, T, d = q.shape
     grouped = q.reshape(B, k.shape[1], -1, d)                        # (B, h', groups T, d): one product per key head
     return (grouped @ (scaling * k).transpose(-1, -2)).view(B, h, T, -1)
 
 
 def mix(p: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Weights (B, h, T, T) times values (B, h', T, d): outputs (B, h, T, d)."""
+    """Weights (B, h, T, S) times values (B, h', S, d): outputs (B, h, T, d)."""
     B, h, T, S = p.shape
     return (p.reshape(B, v.shape[1], -1, S) @ v).view(B, h, T, -1)
 
@@ -56,14 +58,15 @@ def attend(q, k, v, scaling: float, k_hat=None, v_hat=None, block: int = 1, tilt
     Parameters
     ----------
     q : queries (B, h, T, d); k, v : exact keys and values (B, h', T, d), h a multiple of h'.
-    k_hat, v_hat : the cached ones, like k and v; None is no cache.
+    k_hat, v_hat : the cached ones, like k and v; both None is no cache.
     block : tokens that enter the cache together, $B$.
     tilt : (B, h', T), variances of a cached logit for a unit query; half of $\|q\|^2$ times it is subtracted.
 
-    Returns (B, h, T, d).  Raises ValueError if `block` is no positive integer.
+    Returns (B, h, T, d).  Raises ValueError if `block` is no positive integer, or only one of `k_hat` and `v_hat` is given.
     """
-    if block < 1 or block != int(block):
-        raise ValueError(f"block must be a positive integer; got {block!r}")
+    _whole_block(block)
+    if (k_hat is None) != (v_hat is None):
+        raise ValueError("k_hat and v_hat must both be given, or neither")
     T = q.shape[2]
     t = torch.arange(T, device=q.device)
     s = scores(q, k, scaling)
@@ -101,9 +104,10 @@ class Cache(DynamicCache):
     """A cache that holds codes: what `quantized` computes for all tokens at once, one token at a time.
 
     Give it to the model as `past_key_values` and feed single tokens.  `keys`, `values` and `block` as in
-    `quantized`.  Raises ValueError if more than one token comes at a time.
+    `quantized`.  Raises ValueError if `block` is no positive integer, or more than one token comes at a time.
     """
     def __init__(self, keys, values, block: int = 1):
+        _whole_block(block)
         super().__init__()
         self.schemes, self.block, self.stored, self.recent, self.seen = (keys, values), block, {}, {}, {}
 
@@ -113,10 +117,13 @@ class Cache(DynamicCache):
         new, full = (key_states, value_states), []
         for part, scheme in enumerate(self.schemes):
             at = layer_idx, part
+            scheme = scheme(layer_idx) if callable(scheme) else scheme
             if at in self.recent and self.recent[at].shape[2] == self.block:
-                self.stored.setdefault(at, []).append(scheme.encode(self.recent.pop(at)))
+                old = self.recent.pop(at)
+                self.stored.setdefault(at, []).append(old if scheme is None else scheme.encode(old))
             self.recent[at] = torch.cat([self.recent[at], new[part]], 2) if at in self.recent else new[part]
-            full.append(torch.cat([scheme.decode(c) for c in self.stored.get(at, ())] + [self.recent[at]], 2))
+            past = (c if scheme is None else scheme.decode(c).to(new[part].dtype) for c in self.stored.get(at, ()))
+            full.append(torch.cat([*past, self.recent[at]], 2))
         self.seen[layer_idx] = full[0].shape[2]
         return tuple(full)
 
@@ -147,13 +154,17 @@ def _attention(model, function):
 
 def _through(scheme, z, block):
     """What the cache gives back for the full blocks of z (B, h', T, d), the rest as it is; and their codes."""
-    if block < 1 or block != int(block):
-        raise ValueError(f"block must be a positive integer; got {block!r}")
+    _whole_block(block)
     full = z.shape[2] // block * block
     if scheme is None or full == 0:
         return z, None
     codes = scheme.encode(z[:, :, :full])
-    return torch.cat([scheme.decode(codes), z[:, :, full:]], 2), codes
+    return torch.cat([scheme.decode(codes).to(z.dtype), z[:, :, full:]], 2), codes
+
+
+def _whole_block(block):
+    if not _whole(block) or block < 1:
+        raise ValueError(f"block must be a positive integer; got {block!r}")
 
 
 def _tokens(x):

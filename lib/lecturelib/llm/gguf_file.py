@@ -93,6 +93,9 @@ def _tensor(tensor, config) -> tuple[str, torch.Tensor]:
     w = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
     w = w.reshape([int(n) for n in reversed(tensor.shape)])
     parts = tensor.name.split(".")
+    known = parts[2:3] if parts[0] == "blk" else parts[:1]
+    if parts[-1] != "weight" or not set(known) & (NAMES if parts[0] == "blk" else TOP).keys():
+        raise ValueError(f"path must hold a Llama model and nothing else; it holds the tensor {tensor.name!r}")
     if parts[0] != "blk":
         return TOP[parts[0]], w
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(parts[2])

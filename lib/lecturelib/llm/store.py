@@ -43,7 +43,12 @@ def save(path, quantized: Mapping[str, Blocks], extra: Mapping[str, torch.Tensor
         if name in tensors:
             raise ValueError(f"extra must not name {name!r}, a tensor of a layer")
         tensors[name] = t.contiguous()
-    tensors = {name: t.clone() if t.untyped_storage().nbytes() != t.nbytes else t for name, t in tensors.items()}
+    seen = set()                                           # the format knows no views, and no tensor twice
+    for name, t in tensors.items():
+        place = t.untyped_storage().data_ptr()
+        if place in seen or t.untyped_storage().nbytes() != t.nbytes:
+            tensors[name] = t.clone()
+        seen.add(place)
     header = {"format": FORMAT, "decode": RULE, "layers": json.dumps(shapes), "notes": notes}
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
@@ -59,7 +64,7 @@ def save(path, quantized: Mapping[str, Blocks], extra: Mapping[str, torch.Tensor
 def layers(path, device="cpu") -> Iterator[tuple[str, Blocks]]:
     """The layers of a file, one at a time.
 
-    Raises ValueError if there is no file, it is cut off or damaged, or it was not written by `save`.
+    Raises ValueError if there is no file, it is cut off or its header damaged, or it was not written by `save`.
     """
     path = Path(path)
     if not path.is_file():

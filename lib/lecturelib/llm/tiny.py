@@ -108,8 +108,8 @@ def train(text: torch.Tensor, validation: torch.Tensor, seeds: list[int], recipe
     initial parameters and the windows.  Raises ValueError if the text is shorter than a window, and
     FloatingPointError if a loss is not finite.
     """
-    if text.ndim != 1 or len(text) <= shape.length or validation.ndim != 2 or not len(validation):
-        raise ValueError(f"text must be a vector longer than {shape.length} and validation a matrix; "
+    if text.ndim != 1 or len(text) <= shape.length or validation.ndim != 2 or not len(validation) or not 2 <= validation.shape[1] <= shape.length + 1:
+        raise ValueError(f"text must be a vector longer than {shape.length} and validation a matrix with up to {shape.length + 1} columns; "
                          f"got shapes {tuple(text.shape)} and {tuple(validation.shape)}")
     p = {name: w.requires_grad_() for name, w in initial(shape, seeds).items()}
     optimizer = torch.optim.Adam(p.values(), lr=rate, betas=(0.9, 0.98), fused=True)
@@ -147,6 +147,8 @@ def context_losses(text: torch.Tensor, validation: torch.Tensor, order: int) -> 
     >>> round(context_losses(torch.tensor([0, 1] * 500), torch.tensor([[0, 1, 0, 1]]), 1), 3)
     0.019
     """
+    if order not in (0, 1):
+        raise ValueError(f"order must be 0 or 1; got {order!r}")
     V = VOCABULARY
     before = text[:-1] if order else torch.zeros_like(text[:-1])
     counts = torch.bincount(before * V + text[1:], minlength=V * V).view(V, V).double() + 0.1

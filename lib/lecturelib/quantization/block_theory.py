@@ -47,8 +47,12 @@ def distortion(levels, block: int, scale: Callable[[np.ndarray], np.ndarray] | N
     0.0
     """
     levels = _levels(levels)
+    if scale is None and not levels.any():
+        raise ValueError("levels must not be zero alone without a scale")
     a, w = maximum(block, breaks)
     s = a / np.abs(levels).max() if scale is None else np.asarray(scale(a), dtype=float)
+    if s.shape != a.shape or not (np.isfinite(s) & (s >= 0)).all():
+        raise ValueError("scale must map an array of magnitudes to as many finite numbers that are not negative")
     end, inner = _errors(levels, a, s)
     return float(w @ (end + (block - 1) * inner) / block)
 
@@ -97,6 +101,8 @@ def best_levels(count: int, block: int, rounds: int = 300) -> np.ndarray:
     """
     if not uniform._whole(count) or count < 2:
         raise ValueError(f"count must be an integer of at least 2; got {count!r}")
+    if not uniform._whole(block) or block < 2:
+        raise ValueError(f"block must be an integer of at least 2; got {block!r}")
     a, w = maximum(block)
     c = stats.norm.ppf((np.arange(count) + 0.5) / count)
     c = c / np.abs(c).max()

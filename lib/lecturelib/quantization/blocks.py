@@ -29,8 +29,8 @@ class BlockFormat:
     `absmax` $s=a/\ell_{\max}$; `range` $z=\min x$, $s=(\max x-z)/\ell_{\max}$; `signed` $s=x_i/\ell_0$ with
     $|x_i|=a$; powers of two by `floor` $2^{\lfloor\log_2a\rfloor-e}$, $e=\lfloor\log_2\ell_{\max}\rfloor$, `ceil` the same
     with the ceiling, `even` the floor after $a$ was rounded to the mantissa of the element, `rceil`
-    $2^{\lceil\log_2(a/\ell_{\max})\rceil}$; `four over six` the better of $a/6$ and $a/4$; `search` the best of a
-    dozen scales around $a/\ell_{\max}$.  With E4M3 scales a further float32 for each matrix (the last two axes)
+    $2^{\lceil\log_2(a/\ell_{\max})\rceil}$; `four over six` the better of $a/6$ and $a/4$; `search` the best of
+    several: 13 neighbors of $a/\ell_{\max}$ in E4M3, three powers of two, or 25 scales from $a/\ell_{\max}$ down to 0.4 of it.  With E4M3 scales a further float32 for each matrix (the last two axes)
     puts the largest scale at 448, and at 256 for the rules that look for larger ones.
     """
     name: str
@@ -192,6 +192,8 @@ def normal_float(bits: int) -> np.ndarray:
     >>> normal_float(4).round(4).tolist()[:4]
     [-1.0, -0.6962, -0.5251, -0.3949]
     """
+    if not uniform._whole(bits) or not 2 <= bits <= 8:
+        raise ValueError(f"bits must be an integer from 2 to 8; got {bits!r}")
     count = 2**bits
     last = 1 - 0.5 * (1 / (2 * count) + 1 / (2 * (count - 1)))
     low = stats.norm.ppf(np.linspace(last, 0.5, count // 2 + 1)[:-1])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lecturelib.quantization import codebooks, float_formats, uniform
+from lecturelib.quantization import codebooks, float_formats, layer_theory, uniform
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def search(x: torch.Tensor, bits: int, exponents=None, grid: int = 48) -> list[F
     r"""The best scale for each split of `bits` into exponent and mantissa bits, the best split first.
 
     The largest number of the format runs from the largest magnitude of `x` down to 1/64 of it, on a
-    geometric grid, and then once more around the best.  At most $2^{20}$ entries of `x`, evenly spread, decide.
+    geometric grid, and then twice more around the best.  At most $2^{20}$ entries of `x`, evenly spread, decide.
     E1M(b-2) is the grid of the symmetric integers.  Raises ValueError if `x` is zero or not finite.
 
     >>> [(f.format.exponent, f.format.mantissa) for f in search(torch.tensor([1.0, 2.0, 4.0, 0.5]), 3)]
@@ -76,10 +76,11 @@ def search(x: torch.Tensor, bits: int, exponents=None, grid: int = 48) -> list[F
 
 
 def channel_shifts(most: torch.Tensor, limit: int = 15) -> torch.Tensor:
-    r"""Integers $k_j\ge0$ that bring the largest magnitudes of the channels together: $2^{k_j}a_j$ within a factor $\sqrt2$ of the largest.
+    r"""Integers $k_j\ge0$ that bring the largest magnitudes of the channels together: $2^{k_j}a_j$ within a factor $\sqrt2$ of the largest,
+    as far as `limit`, the largest shift, allows.
 
     Multiplying column $j$ of the input by $2^{k_j}$ and column $j$ of the weights by $2^{-k_j}$ changes no product,
-    in floating point either (prop-fmt-shift).  `limit` is the largest shift.
+    in floating point either (prop-fmt-shift).
 
     >>> channel_shifts(torch.tensor([8.0, 4.0, 0.9, 0.0])).tolist()
     [0, 1, 3, 15]
@@ -106,7 +107,8 @@ def learned_rounding(w: torch.Tensor, sigma: torch.Tensor, lower: torch.Tensor, 
 
     AdaRound: $\hat W=L+h(V)(U-L)$ with a stretched sigmoid $h$, a penalty $1-|2h-1|^\beta$ that drives $h$ to 0 or 1
     while $\beta$ falls from 20 to 2, and Adam.  Each row then starts from the better of this and rounding to
-    nearest, and changes single roundings, the best first, until no change helps; so no row loses.  `sigma` (n, n) is symmetric positive semidefinite.
+    nearest, and changes single roundings, the best first, until no change helps; so no row loses.
+    `sigma` (n, n) is symmetric positive semidefinite.  Raises ValueError otherwise, and unless all is finite.
 
     >>> w, sigma = torch.tensor([[0.4, 0.3]]), torch.tensor([[1.0, 0.9], [0.9, 1.0]])
     >>> learned_rounding(w, sigma, torch.zeros(1, 2), torch.ones(1, 2)).tolist()
@@ -114,8 +116,11 @@ def learned_rounding(w: torch.Tensor, sigma: torch.Tensor, lower: torch.Tensor, 
     """
     if w.ndim != 2 or lower.shape != w.shape or upper.shape != w.shape or not bool((lower < upper).all()):
         raise ValueError("lower and upper must have the shape (m, n) of w, and lower must be below upper")
-    if sigma.shape != (w.shape[1], w.shape[1]) or not torch.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * float(sigma.abs().max())):
-        raise ValueError(f"sigma must be a symmetric matrix of {w.shape[1]} rows")
+    if not all(bool(t.isfinite().all()) for t in (w, lower, upper)):
+        raise ValueError("w, lower and upper must be finite")
+    if sigma.shape != (w.shape[1], w.shape[1]) or sigma.dtype != w.dtype:
+        raise ValueError(f"sigma must be a matrix of {w.shape[1]} rows of type {w.dtype}")
+    layer_theory.spectrum(sigma)                       # refuses what is no covariance
     sigma = sigma / sigma.diagonal().mean()
     gap = upper - lower
     place = ((w - lower) / gap).clamp(0.02, 0.98)

@@ -64,7 +64,7 @@ def quantize(W: torch.Tensor, sigma: torch.Tensor, bits: int, group: int | None 
     order : visit the columns by decreasing $\Sigma_{jj}$ ("act-order"); the permutation costs $16/m$ bits.
 
     Returns $\hat W$ and the bits per weight, $b+(16+b)/g$.  Raises ValueError as `factor` does, if the width
-    is no multiple of `group`, and on a NaN or an infinity.
+    is no multiple of `group`, on a NaN or an infinity, and where a group is too wide for a scale in float16.
 
     >>> W = torch.tensor([[0.0, 0.4, 3.0], [0.0, 1.6, 3.0]])
     >>> quantize(W, torch.tensor([[4.0, 0, 0], [0, 1, 0.9], [0, 0.9, 1]]), 2, damping=0.0)
@@ -109,6 +109,8 @@ def integers(W: torch.Tensor, sigma: torch.Tensor | None, step, *, damping: floa
     a = torch.as_tensor(step, dtype=W.dtype, device=W.device)
     if not bool(((a > 0) & a.isfinite()).all()):
         raise ValueError(f"step must be positive and finite; got {step!r}")
+    if a.shape not in ((), W.shape[-1:], (*W.shape[:-2], W.shape[-1])):
+        raise ValueError(f"step must be a number or have the shape (n,) or (B, n) with W; got {tuple(a.shape)}")
     a = a.expand(*W.shape[:-2], W.shape[-1]).unsqueeze(-1)                          # (..., n, 1)
     N = None if sigma is None else factor(_for(W, covariance(sigma)), damping)[0]
 
@@ -162,6 +164,8 @@ def _grid(y, bits, shrink):
 
     def ends(gamma):
         s = (gamma * (high - low) / top).to(torch.float16).to(y.dtype).clamp_(min=2.0**-24)
+        if not bool(s.isfinite().all()):
+            raise ValueError("W must have groups whose range divided by 2^b - 1 is within float16, 65504; scale it first")
         return s, torch.round(-gamma * low / s).clamp_(0, top)
 
     def at(v, s, z):

@@ -77,7 +77,10 @@ def gap(sigma: torch.Tensor, bits, distortion, variance=1.0) -> torch.Tensor:
     >>> round(float(gap(torch.eye(3), 2.5, 0.25)), 6)
     1.5
     """
-    return torch.as_tensor(bits, dtype=torch.float64) - needed(sigma, distortion, variance)
+    bits = torch.as_tensor(bits, dtype=torch.float64, device=sigma.device)
+    if not bool(bits.isfinite().all()):
+        raise ValueError("bits must be finite")
+    return bits - needed(sigma, distortion, variance)
 
 
 def pivots(sigma: torch.Tensor, damping: float = 0.0) -> torch.Tensor:
@@ -112,7 +115,10 @@ def rtn_gap(sigma: torch.Tensor, step=1.0) -> torch.Tensor:
 
 
 def _means(errors, step, d):
-    a = torch.as_tensor(step, dtype=torch.float64, device=d.device).square()
+    a = torch.as_tensor(step, dtype=torch.float64, device=d.device)
+    if not bool(((a > 0) & a.isfinite()).all()):
+        raise ValueError("step must be positive and finite")
+    a = a.square()
     return QUARTER_BIT + 0.5 * torch.log2((a * errors).mean(-1)) - 0.5 * torch.log2(a * d).mean(-1)
 
 
@@ -122,8 +128,8 @@ def _operands(lam, variance):
     var = var.expand(lam.shape[:-1]).unsqueeze(-1) if var.ndim < lam.ndim else var
     if var.shape[:-1] != lam.shape[:-1] or not bool(((var >= 0) & var.isfinite()).all()) or not bool(((var > 0).any(-1) & (lam[..., -1] > 0)).all()):
         raise ValueError("variance must be finite, not negative and not all zero, of shape (...,) or (..., m), and sigma not zero")
-    if bool((lam[..., 1:] < lam[..., :-1]).any()):
-        raise ValueError("the eigenvalues must be in ascending order")
+    if not bool(((lam >= 0) & lam.isfinite()).all()) or bool((lam[..., 1:] < lam[..., :-1]).any()):
+        raise ValueError("the eigenvalues must be finite, not negative and in ascending order")
     return lam, var.contiguous()
 
 

@@ -45,8 +45,8 @@ def unit(x: torch.Tensor, rule: str) -> torch.Tensor:
     r"""The value $s$ of 1 in each block of 32 of MXFP4, (..., n / 32, 1): a power of two but for `safe`.
 
     `floor`: $2^{\lfloor\log_2\max|x|\rfloor-2}$, the rule of the standard.  `rms`: the largest power
-    of two up to `LARGEST_UNIT` times the root mean square, for a Gaussian the best power of two
-    (eq-training-unit).  `safe`: $\frac43$ of `floor`, with which no number exceeds $6s$.  Raises
+    of two up to `LARGEST_UNIT` times the root mean square, for a Gaussian the best that follows from
+    it alone (eq-training-unit).  `safe`: $\frac43$ of `floor`, with which no number exceeds $6s$.  Raises
     ValueError on a NaN or an infinity, and unless the last axis is a multiple of 32.
     """
     _float(x)
@@ -133,8 +133,10 @@ def phase(w: torch.Tensor, stages: int = 1):
     r"""$(\hat W,\text{inside})$ with entries $\{\pm1,\pm i\}$ in both parts of the widely linear form, `stages` bits a weight.
 
     Each stage codes what the ones before have left over.  The scales, two of 32 bits for a matrix
-    and stage, come on top.
+    and stage, come on top.  Raises ValueError unless `stages` is a positive integer.
     """
+    if not isinstance(stages, int) or stages < 1:
+        raise ValueError(f"stages must be a positive integer; got {stages!r}")
     U, V = widely_linear(w)
     q = 0
     for _ in range(stages):

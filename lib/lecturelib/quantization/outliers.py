@@ -97,12 +97,17 @@ def outlier_channels(x: torch.Tensor, threshold: float = 6.0) -> torch.Tensor:
 def mixed_product(x: torch.Tensor, w: torch.Tensor, bits: int = 8, threshold: float = 6.0) -> torch.Tensor:
     r"""LLM.int8(): $\hat X_{\bar O}\hat W_{\bar O}^\top+X_OW_O^\top$, the channels $O$ with outliers as they are (def-out-mixed).
 
-    `x` (..., n), `w` (m, n).  Steps are per row of the channels that are left.
+    `x` (..., n), `w` (m, n).  Steps are per row of the channels that are left.  Raises ValueError if one of
+    them is not finite or `w` does not fit, and on a bad `bits` or `threshold`.
 
     >>> x, w = torch.tensor([[100.0, 0.3]]), torch.tensor([[1.0, 0.7]])
     >>> round(float(mixed_product(x, w, 4)), 4)
     100.21
     """
+    levels(bits)
+    _finite(x=x, w=w)
+    if w.ndim != 2 or not x.ndim or x.shape[-1] != w.shape[1]:
+        raise ValueError(f"w must be (m, n) for x (..., n); got {tuple(w.shape)} and {tuple(x.shape)}")
     o = outlier_channels(x, threshold)
     if not bool(o.any()):
         return quantize(x, bits) @ quantize(w, bits).T
@@ -139,9 +144,14 @@ def smooth(x_max: torch.Tensor, w_max: torch.Tensor, alpha: float = 0.5) -> torc
 def smoothed_error(s: torch.Tensor, x_max: torch.Tensor, w_max: torch.Tensor, c_x: float = 1.0, c_w: float = 1.0) -> float:
     r"""$E(s)=c_X\max_j\frac{X_j^2}{s_j^2}\sum_js_j^2W_j^2+c_W\max_js_j^2W_j^2\sum_j\frac{X_j^2}{s_j^2}$ (eq-out-error).
 
+    `s`, `x_max`, `w_max` (n,), `s` positive; float64 inside.  Raises ValueError unless they are finite and of one length.
+
     >>> smoothed_error(torch.ones(2), torch.tensor([3.0, 1.0]), torch.ones(2))
     28.0
     """
+    _finite(s=s, x_max=x_max, w_max=w_max)
+    if not (s.shape == x_max.shape == w_max.shape) or s.ndim != 1 or not bool((s > 0).all()):
+        raise ValueError(f"s must be a vector of positive numbers, as long as x_max and w_max; got {tuple(s.shape)}")
     r, t = (x_max / s).double().square(), (w_max * s).double().square()
     return float(c_x * r.max() * t.sum() + c_w * t.max() * r.sum())
 
@@ -175,10 +185,13 @@ def awq(w: torch.Tensor, x: torch.Tensor, quantizer: Callable[[torch.Tensor], to
 def incoherence(x: torch.Tensor) -> torch.Tensor:
     r"""$\sqrt n\,\|x\|_\infty/\|x\|$ of vectors along the last axis: 1 if all entries have one size, $\sqrt n$ for a single one.
 
+    Raises ValueError on a NaN, an infinity or a vector of zeros.
+
     >>> incoherence(torch.tensor([[2.0, 0, 0, 0], [1, -1, 1, 1]])).tolist()
     [2.0, 1.0]
     """
     _finite(x=x)
+    _nonzero(x)
     return x.shape[-1]**0.5 * x.abs().amax(-1) / torch.linalg.vector_norm(x, dim=-1)
 
 
@@ -202,10 +215,13 @@ def incoherence_bound(n: int, delta: float) -> float:
 def kurtosis(x: torch.Tensor) -> torch.Tensor:
     r"""$n\sum_jx_j^4/(\sum_jx_j^2)^2$ of vectors along the last axis: 3 for many Gaussian entries, $n$ for a single one; float64.
 
+    Raises ValueError on a NaN, an infinity or a vector of zeros.
+
     >>> kurtosis(torch.tensor([[0.0, 0, 0, 5], [1, -1, 1, 1]])).tolist()
     [4.0, 1.0]
     """
     _finite(x=x)
+    _nonzero(x)
     square = x.double().square()
     return square.square().mean(-1) / square.mean(-1)**2
 
@@ -217,6 +233,11 @@ def _finite(**tensors) -> None:
             raise ValueError(f"{name} must be a floating-point tensor with entries")
         if not all(map(math.isfinite, torch.stack(torch.aminmax(x)).tolist())):
             raise ValueError(f"{name} must be finite; it holds a NaN or an infinity")
+
+
+def _nonzero(x) -> None:
+    if not bool((x != 0).any(-1).all()):
+        raise ValueError("x must have no vector of zeros along the last axis")
 
 
 def _steps(x, bits, per, clip):

@@ -111,6 +111,8 @@ def _repeat(mask, size):
 def _pieces(codes, data, width):
     """Eight codes and their `width` bytes a row, as many rows as stay in cache."""
     c, d = codes.reshape(-1), data.view(-1, width)
+    if c.storage_offset() % 8:                             # a view that starts within a word
+        c = c.clone()
     size = uniform.CHUNK // 2 if codes.device.type == "cpu" else max(len(d), 1)
     return ((c[8 * k:8 * (k + size)], d[k:k + size]) for k in range(0, len(d), size))
 

@@ -64,9 +64,12 @@ def best_variance() -> tuple[float, float]:
 def random_code_rate(weights, distortion: float, variance: float) -> float:
     r"""$R_v(D)=\sup_{s\ge0}\big[\frac1n\sum_if_v(s\lambda_i)-sD\big]$ in bits (eq-open-random).
 
-    Raises ValueError unless the weights are finite, not negative and not all zero, and D is positive.
+    Raises ValueError unless the weights are finite, not negative and not all zero, and D and the variance are
+    positive and finite.
     """
     lam = _weights(weights)
+    if not 0 < variance < np.inf:
+        raise ValueError(f"variance must be positive and finite; got {variance}")
     if not 0 < distortion < np.inf:
         raise ValueError(f"distortion must be positive and finite; got {distortion}")
     found = minimize_scalar(lambda log_s: np.exp(log_s) * distortion - random_code(np.exp(log_s) * lam, variance).mean(),

@@ -1,4 +1,8 @@
 """The bundled model: the reader against that of `transformers`, the text, damaged files."""
+from types import SimpleNamespace
+
+import gguf
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +47,19 @@ def test_texts_share_no_topic():
     calibration, held = language_model.texts()
     assert min(len(calibration), len(held)) > 50_000
     assert not set(calibration.split("\n\n\n")) & set(held.split("\n\n\n")) - {""}
+
+
+@pytest.mark.parametrize("name", ["rope_freqs.weight", "blk.0.attn_q.bias", "blk.0.ffn_gate_inp.weight", "blk"])
+def test_unknown_tensors_are_named(name):
+    tensor = SimpleNamespace(name=name, shape=(4,), data=np.zeros(4, np.float32), tensor_type=gguf.GGMLQuantizationType.F32)
+    with pytest.raises(ValueError, match=name):
+        gguf_file._tensor(tensor, None)
+
+
+@pytest.mark.parametrize("nll", [torch.empty(0, 5), torch.empty(3, 0), torch.ones(4), torch.full((2, 3), float("nan"))])
+def test_no_perplexity_without_losses(nll):
+    with pytest.raises(ValueError, match="nll"):
+        language_model.perplexity(nll)
 
 
 def test_damaged_files(tmp_path, monkeypatch):

@@ -61,6 +61,12 @@ def test_the_header_is_enough_to_decode(tmp_path, quantized):
         assert np.array_equal(w.astype(np.float32), b.decode().numpy())
 
 
+def test_layers_may_share_tensors(tmp_path, quantized):
+    one = quantized["layer0"]
+    store.save(tmp_path / "m", {"a": one, "b": one})
+    assert all(torch.equal(b.decode(), one.decode()) for b in store.load(tmp_path / "m").values())
+
+
 def test_a_model_gets_its_weights(tmp_path):
     model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 64))
     codes = {name: blocks.encode(model.get_parameter(f"{name}.weight").data, blocks.mx()) for name in ("0", "1")}

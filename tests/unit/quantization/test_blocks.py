@@ -248,6 +248,20 @@ def test_bad_input():
         block_theory.format_distortion(blocks.integer(4, 32, False))
     with pytest.raises(ValueError, match="levels"):
         block_theory.distortion([1.0, 0.0], 4)
+    with pytest.raises(ValueError, match="levels must not be zero"):
+        block_theory.distortion([0.0], 4)
+    with pytest.raises(ValueError, match="scale must map"):
+        block_theory.distortion([-1.0, 1.0], 4, lambda a: -a)
+    with pytest.raises(ValueError, match="block"):
+        block_theory.best_levels(4, 1)
+    with pytest.raises(ValueError, match="bits"):
+        blocks.normal_float(2.5)
+    eye, low = torch.eye(2), torch.zeros(1, 2)
+    with pytest.raises(ValueError, match="finite"):
+        float_search.learned_rounding(torch.tensor([[math.nan, 0.3]]), eye, low, low + 1)
+    for sigma in (torch.zeros(2, 2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]), eye * math.nan, eye.double()):
+        with pytest.raises(ValueError, match="sigma"):
+            float_search.learned_rounding(low + 0.3, sigma, low, low + 1)
     for call in (lambda: float_search.search(torch.zeros(4), 4), lambda: float_search.search(torch.tensor([math.nan]), 4)):
         with pytest.raises(ValueError, match="x must be finite"):
             call()

@@ -123,7 +123,8 @@ BAD = [(lambda: gptq.quantize(W, S, 3, 4), "group must divide the width 6"),
        (lambda: gptq.quantize(W, S * float("nan"), 3), "sigma must be finite"),
        (lambda: gptq.quantize(W * float("inf"), S, 3), "W must be finite"),
        (lambda: gptq.quantize(W, S, 3, damping=-1.0), "damping"), (lambda: gptq.quantize(W.int(), S, 3), "W must be"),
-       (lambda: gptq.integers(W, S, 0.0), "step")]
+       (lambda: gptq.integers(W, S, 0.0), "step"), (lambda: gptq.integers(W, S, torch.ones(5)), "step"),
+       (lambda: gptq.rtn(1e6 * S, 2), "float16"), (lambda: gptq.quantize(1e6 * S, S, 2), "float16")]
 
 
 @pytest.mark.parametrize("call, message", BAD, ids=range(len(BAD)))

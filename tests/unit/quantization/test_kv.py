@@ -1,4 +1,5 @@
 """Schemes for keys and values, and a model's forward pass with a quantized cache."""
+import copy
 import math
 
 import pytest
@@ -178,6 +179,25 @@ def test_token_by_token_is_the_same(model, tokens, block, keys):
     assert (logits(model, tokens[:, :39]) - at_once).abs().max() > 1e-3          # and it is no longer the model
 
 
+def test_cache_takes_what_quantized_takes(model, tokens):
+    """Functions of the layer, and None for what stays exact."""
+    keys, values, x = lambda layer: SCHEMES["turbo" if layer else "mean"], None, tokens[:, :20]
+    with cache.quantized(model, keys, values, 4):
+        at_once = logits(model, x)
+    past = cache.Cache(keys, values, 4)
+    out = [logits(model, x[:, t:t + 1], past_key_values=past, use_cache=True)[:, 0] for t in range(20)]
+    assert (torch.stack(out, 1) - at_once).abs().max() < 2e-4
+
+
+def test_half_precision_stays_half(model, tokens):
+    half = copy.deepcopy(model).bfloat16()
+    with cache.quantized(half, SCHEMES["mean"], SCHEMES["turbo"], 8, corrected=True):
+        assert logits(half, tokens).dtype == torch.bfloat16
+    past = cache.Cache(SCHEMES["mean"], SCHEMES["turbo"], 1)
+    for t in range(3):
+        assert logits(half, tokens[:, t:t + 1], past_key_values=past, use_cache=True).dtype == torch.bfloat16
+
+
 def test_block_decides_what_is_exact(model, tokens):
     q, k, v = cache.capture(model, tokens, [0])[0]
     nonsense = torch.full_like(k, 3.0)
@@ -217,3 +237,10 @@ def test_model_refusals(model, tokens):
     with pytest.raises(ValueError, match="one token"), torch.inference_mode():
         model(tokens, past_key_values=cache.Cache(SCHEMES["turbo"], SCHEMES["turbo"]))
     assert model.config._attn_implementation != cache.NAME
+    for block in (0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="block"):
+            cache.Cache(None, None, block)
+    q, k, v = cache.capture(model, tokens, [0])[0]
+    for k_hat, v_hat in ((k, None), (None, v)):
+        with pytest.raises(ValueError, match="k_hat and v_hat"):
+            cache.attend(q, k, v, 1.0, k_hat, v_hat)

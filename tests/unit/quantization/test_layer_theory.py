@@ -70,7 +70,11 @@ def test_predicted_gap_of_gptq_is_met():
     (lambda: layer_theory.limit(torch.tensor([[1.0, 2.0], [2.0, 1.0]]), 1.0), "positive semidefinite"),
     (lambda: layer_theory.limit(torch.eye(2), -1.0), "rate"), (lambda: layer_theory.limit(torch.eye(2), 1.0, -1.0), "variance"),
     (lambda: layer_theory.needed(torch.eye(2), 0.0), "distortion"), (lambda: layer_theory.pivots(torch.ones(2, 2)), "singular"),
-    (lambda: layer_theory.limit_of_spectrum(torch.tensor([2.0, 1.0]), 1.0), "ascending")])
+    (lambda: layer_theory.limit_of_spectrum(torch.tensor([2.0, 1.0]), 1.0), "ascending"),
+    (lambda: layer_theory.limit_of_spectrum(torch.tensor([-1.0, 1.0]), 1.0), "not negative"),
+    (lambda: layer_theory.limit_of_spectrum(torch.tensor([math.nan, 1.0]), 1.0), "finite"),
+    (lambda: layer_theory.gap(torch.eye(2), math.nan, 0.5), "bits"), (lambda: layer_theory.sic_gap(torch.eye(2), math.nan), "step"),
+    (lambda: layer_theory.rtn_gap(torch.eye(2), torch.tensor([1.0, 0.0])), "step")])
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()

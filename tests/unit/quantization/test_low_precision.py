@@ -175,6 +175,12 @@ def test_bad_input():
         lp.linear(torch.ones(4, 32), torch.ones(4, 64))
     with pytest.raises(ValueError, match="needs a generator"):
         lp.linear(torch.ones(32, 32), torch.ones(32, 32), lp.QUARTET)
+    with pytest.raises(ValueError, match="stages"):
+        lp.phase(torch.ones(2, 2), 0)
+    with pytest.raises(ValueError, match="order"):
+        tiny.context_losses(torch.zeros(9, dtype=torch.int64), torch.zeros(1, 5, dtype=torch.int64), 2)
+    with pytest.raises(ValueError, match="up to 33 columns"):
+        tiny.train(torch.zeros(50, dtype=torch.int64), torch.zeros(1, 40, dtype=torch.int64), [0])
     with pytest.raises(ValueError, match="text must be"):
         tiny.train(torch.zeros(5, dtype=torch.int64), torch.zeros(1, 33, dtype=torch.int64), [0])
 

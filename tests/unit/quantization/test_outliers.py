@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lecturelib.llm import layers, rotated
 from lecturelib.quantization import outliers, rotations, uniform
@@ -195,3 +195,36 @@ def test_bad_input():
         rotated.fold(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="biases"):
         rotated.merge(tiny(attention_bias=True), 0)
+    with pytest.raises(ValueError, match="w must be finite"):
+        outliers.mixed_product(100 * x, torch.full((3, 4), math.nan))          # no channel is left for the codes
+    with pytest.raises(ValueError, match="bits"):
+        outliers.mixed_product(100 * x, x, bits=1)
+    with pytest.raises(ValueError, match=r"w must be \(m, n\)"):
+        outliers.mixed_product(x, torch.ones(3, 5))
+    for s, name in ((torch.tensor([1.0, math.nan, 1, 1]), "finite"), (torch.zeros(4), "positive"), (torch.ones(1), "as long as")):
+        with pytest.raises(ValueError, match=name):
+            outliers.smoothed_error(s, x[0], x[0])
+    for function in (outliers.incoherence, outliers.kurtosis):
+        with pytest.raises(ValueError, match="zeros"):
+            function(torch.tensor([[1.0, 2.0], [0.0, 0.0]]))
+
+
+def test_nested_products_come_back():
+    model, x, seen = tiny(), torch.arange(20).view(2, 10), []
+    note = lambda who: lambda v, w, name: (seen.append(who), v @ w.T)[1]
+    with rotated.replaced(model, note("outer")):
+        with rotated.replaced(model, note("inner")):
+            model(x)
+        assert set(seen) == {"inner"}
+        model(x)
+    count = len(seen)
+    model(x)
+    assert seen[-1] == "outer" and len(seen) == count and not any("forward" in vars(m) for m in model.modules())
+
+
+def test_gains_of_another_kind_are_refused():
+    torch.manual_seed(0)
+    model = GemmaForCausalLM(GemmaConfig(vocab_size=50, hidden_size=24, intermediate_size=36, num_hidden_layers=1, num_attention_heads=4,
+                                         num_key_value_heads=2, head_dim=6)).eval()
+    with pytest.raises(ValueError, match="gains"):
+        rotated.fold(model)

@@ -37,6 +37,13 @@ def test_fold_moves_bits_only(width, codes):
     assert int(packing.unfold(folded, width)) == word
 
 
+def test_a_view_may_start_within_a_word():
+    codes = torch.arange(33, dtype=torch.uint8) % 32
+    for first in (1, 3, 9):
+        view = codes[first:first + 16]
+        assert torch.equal(packing.pack(view, 5), packing.pack(view.clone(), 5))
+
+
 def test_bad_input():
     codes = torch.tensor([1, 2, 8], dtype=torch.uint8)
     with pytest.raises(ValueError, match="codes must be below 8"):

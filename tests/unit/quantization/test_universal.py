@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from lecturelib.quantization import rate_theory, trellis, trellis_codes, universal
 
@@ -30,6 +31,17 @@ def test_no_spectrum_loses_more(spread, fall, seed):
     D = lam.mean() * math.exp(-fall)
     lost = universal.random_code_rate(lam, D, BEST) - rate_theory.water_filling(lam, distortion=D).rate
     assert -1e-6 <= lost <= PRICE + 1e-6
+
+
+def test_equal_eigenvalues_meet_the_bound_where_nothing_need_be_sent():
+    assert universal.random_code_rate(np.ones(3), 1.0, BEST) == pytest.approx(PRICE, abs=1e-8)
+
+
+@pytest.mark.parametrize("D", [0.4, 0.6, 0.9])
+def test_rate_is_the_exponent_of_a_hit(D):
+    """For equal eigenvalues and |w|^2 = n the loss of a random word is a noncentral chi-square variable."""
+    over = [-math.log2(stats.ncx2.cdf(n * D / BEST, n, n / BEST)) / n - universal.random_code_rate([1.0], D, BEST) for n in (100, 400)]
+    assert 0 < over[1] < 0.4 * over[0] and over[1] < math.log2(400) / 400
 
 
 def test_high_rate_meets_the_bound():
@@ -59,7 +71,7 @@ def test_equal_weights_are_the_plain_search():
 @pytest.mark.parametrize("call, name", [
     (lambda: universal.price(0.0), "variance"), (lambda: universal.price(math.nan), "variance"),
     (lambda: universal.random_code_rate([1.0, -1.0], 0.5, 1.0), "weights"), (lambda: universal.random_code_rate([0.0], 0.5, 1.0), "weights"),
-    (lambda: universal.random_code_rate([1.0], 0.0, 1.0), "distortion"),
+    (lambda: universal.random_code_rate([1.0], 0.0, 1.0), "distortion"), (lambda: universal.random_code_rate([1.0], 0.5, -1.0), "variance"),
     (lambda: universal.search(torch.randn(2, 8), torch.ones(7), trellis_codes.sum_code(8, 2)), "weights"),
     (lambda: universal.search(torch.randn(2, 8), torch.full((8,), math.nan), trellis_codes.sum_code(8, 2)), "weights"),
     (lambda: universal.search(torch.full((2, 8), math.nan), torch.ones(8), trellis_codes.sum_code(8, 2)), "x"),
