@@ -162,7 +162,7 @@ class Scoreboard(Generated):
                 if best is None:
                     reached = "no run yet"
                 else:
-                    reached = f"{number(getattr(best, key), 3)} {p['unit']} ({best.scheme}, {number(best.rate, 4)} bits, {{doc}}`/book/{best.page}`)"
+                    reached = f"{number(getattr(best, key), 3)} {p['unit']} ({best.scheme}{f', {number(best.rate, 4)} bits' if best.rate else ''}, {{doc}}`/book/{best.page}`)"
                 body.append((f"{{ref}}`{p['id']}`", cell(p["measure"]), reached, cell(p["known"]), cell(p["goal"])))
         return "\n".join(table(("Problem", "What is measured", "Best in this book", "Best known to us elsewhere", "Limit"),
                                body, "18 20 26 20 16", "scoreboard"))

@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from lecturelib.quantization.uniform import _whole
 
 NAME = "lecturelib"
+FEW = 32                                               # blocks up to which each is worked on by itself
 
 
 @torch.inference_mode()
@@ -72,6 +73,9 @@ def attend(q, k, v, scaling: float, k_hat=None, v_hat=None, block: int = 1, tilt
     s = scores(q, k, scaling)
     if k_hat is None:
         return mix(s.masked_fill_(t > t[:, None], -torch.inf).softmax(-1), v)
+    if T <= FEW * block:
+        parts = (_attend_block(q, k, v, scaling, k_hat, v_hat, slice(i, min(i + block, T)), tilt) for i in range(0, T, block))
+        return torch.cat(list(parts), 2)
     old = t // block < (t // block)[:, None]
     cached = scores(q, k_hat, scaling)
     if tilt is not None:
@@ -79,6 +83,18 @@ def attend(q, k, v, scaling: float, k_hat=None, v_hat=None, block: int = 1, tilt
         cached -= q.square().sum(-1, keepdim=True) * (scaling**2 / 2 * tilt).repeat_interleave(groups, 1).unsqueeze(2)
     p = torch.where(old, cached, s.masked_fill_(t > t[:, None], -torch.inf)).softmax(-1)
     return mix(p * old, v_hat) + mix(p.masked_fill_(old, 0.0), v)
+
+
+def _attend_block(q, k, v, scaling, k_hat, v_hat, here, tilt):
+    """The queries of one block: the cached past, then the block itself under its causal mask."""
+    start, q = here.start, q[:, :, here]
+    s = scores(q, torch.cat([k_hat[:, :, :start], k[:, :, here]], 2), scaling)
+    if tilt is not None:
+        groups = q.shape[1] // k.shape[1]
+        s[..., :start] -= q.square().sum(-1, keepdim=True) * (scaling**2 / 2 * tilt[:, :, :start]).repeat_interleave(groups, 1).unsqueeze(2)
+    t = torch.arange(q.shape[2], device=q.device)
+    s[..., start:].masked_fill_(t > t[:, None], -torch.inf)
+    return mix(s.softmax(-1), torch.cat([v_hat[:, :, :start], v[:, :, here]], 2))
 
 
 @contextlib.contextmanager

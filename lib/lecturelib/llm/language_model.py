@@ -44,11 +44,11 @@ def load(name: str | None = None, device="cpu") -> LanguageModel:
     Raises ModuleNotFoundError with the remedy if the package of the weights is missing, and
     ValueError if its file is damaged.
     """
-    _give_memory_back()
     name = name or os.environ.get("LECTURELIB_MODEL") or BUNDLED
     if name == BUNDLED:
         from lecturelib.llm import gguf_file
         model, tokenizer, restore = gguf_file.read(bundled_file(), SHA256, device)
+        tidy()
         return LanguageModel(name, model, lambda text: torch.tensor(tokenizer.encode(text).ids), restore)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval().requires_grad_(False).to(device)
@@ -57,11 +57,10 @@ def load(name: str | None = None, device="cpu") -> LanguageModel:
                          lambda: layers.assign(model, kept))
 
 
-def _give_memory_back() -> None:
-    """Let glibc return each freed block of a megabyte to the system; it would keep gigabytes of pieces."""
+def tidy() -> None:
+    """Hand freed memory back to the system where the C library, glibc, would keep it."""
     if platform.libc_ver()[0] == "glibc":
-        for option in (-3, -1):                            # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            ctypes.CDLL(None).mallopt(option, 1 << 20)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def bundled_file() -> Path:
@@ -104,7 +103,7 @@ def windows(ids: torch.Tensor, count: int, length: int = 512) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def losses(model, x: torch.Tensor, batch: int = 4, rows: int = 256) -> torch.Tensor:
+def losses(model, x: torch.Tensor, batch: int = 2, rows: int = 128) -> torch.Tensor:
     r"""$-\ln p(x_{t+1}\mid x_1\dots x_t)$ in nats, (windows, T - 1), of token numbers `x` (windows, T).
 
     The logits are made `rows` tokens at a time, since all of them together would fill the memory.
@@ -113,6 +112,7 @@ def losses(model, x: torch.Tensor, batch: int = 4, rows: int = 256) -> torch.Ten
     """
     if x.ndim != 2 or x.shape[0] < 1 or x.shape[1] < 2 or x.is_floating_point():
         raise ValueError(f"x must hold token numbers (windows, T >= 2); got {tuple(x.shape)}, {x.dtype}")
+    tidy()
     body, head, out = model.get_decoder(), model.get_output_embeddings(), []
     for part in x.split(batch):
         hidden = body(part).last_hidden_state[:, :-1]

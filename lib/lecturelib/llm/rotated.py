@@ -89,7 +89,8 @@ def merge(model: nn.Module, seed: int, online: bool = True) -> None:
 
 
 def _rows(w, turn):                                    # rows are vectors that meet a rotated input
-    turn.apply(w.data, out=w.data)
+    for part in w.data.split(4096):                    # the embeddings at once would take as much again
+        turn.apply(part, out=part)
 
 
 def _columns(w, turn):                                 # columns are vectors that the layer writes

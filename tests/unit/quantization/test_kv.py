@@ -244,3 +244,13 @@ def test_model_refusals(model, tokens):
     for k_hat, v_hat in ((k, None), (None, v)):
         with pytest.raises(ValueError, match="k_hat and v_hat"):
             cache.attend(q, k, v, 1.0, k_hat, v_hat)
+
+
+@pytest.mark.parametrize("block", [5, 8, 16, 40, 100])
+def test_blocks_one_by_one_and_all_at_once_agree(block, monkeypatch):
+    g = torch.Generator().manual_seed(block)
+    q, (k, v, k_hat, v_hat) = torch.randn(2, 6, 40, 8, generator=g), torch.randn(4, 2, 3, 40, 8, generator=g)
+    tilt = torch.rand(2, 3, 40, generator=g)
+    one_by_one = cache.attend(q, k, v, 0.3, k_hat, v_hat, block, tilt)
+    monkeypatch.setattr(cache, "FEW", 0)
+    assert torch.allclose(one_by_one, cache.attend(q, k, v, 0.3, k_hat, v_hat, block, tilt), atol=1e-5)
