@@ -100,7 +100,7 @@ class ResultsFigure(Generated):
         where = stem.relative_to(root(self.env.app)).as_posix()
         legend = "; ".join(f"{k} {name}" for k, name in enumerate(order(found, self.options.get("y", "gap")), 1))
         return "\n".join([f"```{{figure}} /{where}.*", f"---\nname: {self.options['name']}",
-                          f"alt: {self.options['alt']}", "---", *self.content, f"The numbers are: {legend}.", "```"])
+                          f"alt: {self.options['alt']}", "figclass: drawn", "---", *self.content, f"The numbers are: {legend}.", "```"])
 
 
 def order(found: list[Row], y: str) -> list[str]:
@@ -114,9 +114,9 @@ def order(found: list[Row], y: str) -> list[str]:
 
 def draw(found: list[Row], options, stem: Path) -> None:
     y = options.get("y", "gap")
-    with matplotlib.rc_context(plots.STYLE):
+    with matplotlib.rc_context({**plots.STYLE, "font.size": 13}):
         import matplotlib.pyplot as plt
-        fig, ax = plt.subplots(figsize=(6.4, 4.6))
+        fig, ax = plt.subplots(figsize=(6.4, 4.8))
         names = order(found, y)
         for k, name in enumerate(names, 1):
             mine = sorted((r for r in found if r.scheme == name), key=lambda r: r.rate)
@@ -126,7 +126,7 @@ def draw(found: list[Row], options, stem: Path) -> None:
             ax.plot(x, height, color=colour, linewidth=0.8, alpha=0.6)
             ax.plot(x, height, marker, color=colour, markerfacecolor=colour if filled else "none", markersize=5)
             for a, b in zip(x, height):
-                ax.annotate(str(k), (a, b), xytext=(4, 3), textcoords="offset points", fontsize=9, color=colour)
+                ax.annotate(str(k), (a, b), xytext=(4, 3), textcoords="offset points", fontsize=10, color=colour)
         limits = sorted((r.rate, getattr(r, y)) for r in found if r.kind == "limit")
         if len(limits) == 1:
             ax.axhline(limits[0][1], **plots.LIMIT)
