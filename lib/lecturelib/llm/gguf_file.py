@@ -6,13 +6,17 @@ the query and key matrices with the two halves of each rotary pair side by side,
 bare lists of tokens and merges.
 """
 import hashlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import gguf
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM
+
+with warnings.catch_warnings():                        # a dependency asks for widgets that nothing here shows
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    from transformers import LlamaConfig, LlamaForCausalLM
 
 NAMES = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
          "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
