@@ -36,6 +36,8 @@ def _truth(name: str, value) -> bool:
 
 
 def _record(text: str, **record) -> None:
+    if "$" in text:
+        raise ValueError(f"evidence is shown as plain text, without TeX between dollars; got {text!r}")
     _records.append(record)
     try:
         from IPython import get_ipython
@@ -56,7 +58,7 @@ def check(label: str, holds, evidence: str, *, how: str, printed=None) -> None:
     label : the statement's label in the page (`eq-...`, `thm-...`) or, for an erratum of the
         text that has no label, its id in the ledger.
     holds : bool, whether our statement passed; asserted.
-    evidence : one line for the reader, with the measured numbers.
+    evidence : one line of plain text (no TeX) for the reader, with the measured numbers.
     how : one of `symbolic`, `exact`, `quadrature`, `numerical`, `monte carlo` (give the
         confidence in the evidence), `rate`.
     printed : bool, whether the version printed in the notes passed the same test; asserted to

@@ -169,8 +169,9 @@ def test_the_search_finds_a_word(site, browser, part):
     field = find(browser, ".search-button__search-container input[name=q]")[0]
     WebDriverWait(browser.driver, 5, 0.05).until(lambda _: field.is_displayed())
     field.send_keys(word, Keys.ENTER)
-    found = browser.until("const links = [...document.querySelectorAll('#search-results li a')];"
-                          "return links.length ? links.map((a) => a.href) : null")
+    found = browser.until(
+        "return /finished/.test(document.querySelector('.search-summary')?.textContent)"
+        " && [...document.querySelectorAll('#search-results li a')].map((a) => a.href)")
     pages = {Path(unquote(urlsplit(url).path)).resolve() for url in found}
     assert page.resolve() in pages, f"{word!r} finds {found}"
 
