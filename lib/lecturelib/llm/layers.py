@@ -5,6 +5,7 @@ error that a replacement $\hat W$ makes is $\frac1{mn}\mathrm{tr}\,(W-\hat W)\Si
 vector (query, key and value; gate and up) share $\Sigma$ and are stacked on top of each other; stacks of
 one shape, one for each block of the model, are quantized as one batch.
 """
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from tqdm import tqdm
+
+from lecturelib.llm.memory import frugal, tidy
 
 Scheme = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, float]]
 
@@ -62,8 +65,9 @@ def covariances(model: nn.Module, x: torch.Tensor, batch: int = 4, progress: boo
         return see
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
     try:
-        for part in tqdm(x.split(batch), desc="covariances", disable=not progress):
-            model.get_decoder()(part)
+        with frugal(model.get_decoder()):
+            for part in tqdm(x.split(batch), desc="covariances", disable=not progress):
+                model.get_decoder()(part)
     finally:
         for handle in handles:
             handle.remove()
@@ -75,8 +79,8 @@ def covariances(model: nn.Module, x: torch.Tensor, batch: int = 4, progress: boo
 def stacks(model: nn.Module, sigmas: dict[str, torch.Tensor] | None = None, numbers: int = 1 << 24) -> list[list[tuple[str, ...]]]:
     """Layers in batches: each batch a list of stacks, each stack the names of layers that share an input.
 
-    All stacks of a batch have the same shapes; a batch has at most `numbers` weights, or one stack.
-    Without `sigmas` every layer is a stack of its own.
+    All stacks of a batch have the same shapes; a batch has at most `numbers` weights and entries of
+    covariances, or one stack.  Without `sigmas` every layer is a stack of its own.
     """
     shared, alike, batches = {}, {}, []
     for name, w in weights(model).items():
@@ -84,7 +88,7 @@ def stacks(model: nn.Module, sigmas: dict[str, torch.Tensor] | None = None, numb
     for stack in shared.values():
         alike.setdefault(tuple(shape for _, shape in stack), []).append(tuple(name for name, _ in stack))
     for shapes, names in alike.items():
-        size = max(1, numbers // sum(s.numel() for s in shapes))
+        size = max(1, numbers // (sum(s.numel() for s in shapes) + (shapes[0][1]**2 if sigmas else 0)))
         batches += [names[k:k + size] for k in range(0, len(names), size)]
     return batches
 
@@ -92,11 +96,12 @@ def stacks(model: nn.Module, sigmas: dict[str, torch.Tensor] | None = None, numb
 @dataclass(frozen=True)
 class Layer:
     r"""What a scheme did to a stack: `bits` per weight, all side information counted, `loss` $\frac1{mn}\mathrm{tr}\,(W-\hat W)\Sigma(W-\hat W)^\top$
-    ($\Sigma=I$ without covariances), and `numbers`, the count of its weights."""
+    ($\Sigma=I$ without covariances), `numbers`, the count of its weights, and `losses`, that of each of its layers."""
     names: tuple[str, ...]
     bits: float
     loss: float
     numbers: int
+    losses: tuple[float, ...] = ()
 
 
 def loss(w: torch.Tensor, w_hat: torch.Tensor, sigma: torch.Tensor | None = None) -> torch.Tensor:
@@ -105,12 +110,17 @@ def loss(w: torch.Tensor, w_hat: torch.Tensor, sigma: torch.Tensor | None = None
     >>> loss(torch.eye(2), torch.zeros(2, 2), torch.tensor([[2.0, 1.0], [1.0, 4.0]]))
     tensor(1.5000)
     """
+    return _rows(w, w_hat, sigma).mean(-1)
+
+
+def _rows(w, w_hat, sigma):
+    """The loss of each row, (..., m)."""
     e = w - w_hat
-    return (e.square() if sigma is None else (e @ sigma).mul_(e)).mean((-2, -1))
+    return (e.square() if sigma is None else (e @ sigma).mul_(e)).mean(-1)
 
 
 def quantize(model: nn.Module, scheme: Scheme, sigmas: dict[str, torch.Tensor] | None = None, *,
-             executor: Executor | None = None, progress: bool = False, numbers: int = 1 << 24) -> list[Layer]:
+             executor: Executor | None = None, progress: bool = False, numbers: int = 1 << 24, keep: bool = True) -> list[Layer]:
     r"""Replace every linear layer by its quantized version, and say what that cost.
 
     Parameters
@@ -120,7 +130,8 @@ def quantize(model: nn.Module, scheme: Scheme, sigmas: dict[str, torch.Tensor] |
     sigmas : of `covariances`; None hands the scheme no Σ.
     executor : any `concurrent.futures.Executor`; the batches are spread over its workers.  The scheme
         must then be something it can send (for processes: a function of a module, not a lambda).
-    numbers : most weights in a batch, as in `stacks`.
+    numbers : most numbers in a batch, as in `stacks`.
+    keep : if False only the report is made, and the model stays as it is.
 
     Raises ValueError if the scheme returns another shape or numbers that are not finite.  Batches done
     before that stay quantized; `LanguageModel.restore` gives all layers their own weights back.
@@ -138,9 +149,12 @@ def quantize(model: nn.Module, scheme: Scheme, sigmas: dict[str, torch.Tensor] |
         results = (job.result() for job in jobs)
     for batch, (W_hat, bits, errors) in zip(batches, tqdm(results, total=len(batches), desc="layers", disable=not progress), strict=True):
         for k, names in enumerate(batch):
-            report.append(Layer(names, float(bits[k]), float(errors[k]), W_hat[k].numel()))
-            parts = W_hat[k].split([len(w[n]) for n in names])
-            assign(model, dict(zip(names, parts, strict=True)))
+            heights = [len(w[n]) for n in names]
+            report.append(Layer(names, float(bits[k]), float(errors[k].mean()), W_hat[k].numel(),
+                                tuple(float(e.mean()) for e in errors[k].split(heights))))
+            if keep:
+                assign(model, dict(zip(names, W_hat[k].split(heights), strict=True)))
+        tidy()
     return report
 
 
@@ -153,6 +167,6 @@ def _apply(scheme, W, sigma):
     W_hat, bits = scheme(W, sigma)
     if W_hat.shape != W.shape:
         raise ValueError(f"scheme must return weights of shape {tuple(W.shape)}; got {tuple(W_hat.shape)}")
-    if not bool(W_hat.isfinite().all()):
+    if not all(map(math.isfinite, torch.stack(torch.aminmax(W_hat)).tolist())):
         raise ValueError("scheme must return finite weights")
-    return W_hat, torch.as_tensor(bits, dtype=torch.float64).expand(len(W)), loss(W, W_hat, sigma)
+    return W_hat, torch.as_tensor(bits, dtype=torch.float64).expand(len(W)), _rows(W, W_hat, sigma)

@@ -27,12 +27,18 @@ def factor(sigma: torch.Tensor, damping: float = 0.0) -> tuple[torch.Tensor, tor
     >>> N.tolist(), d.tolist()
     ([[1.0, 1.0], [0.0, 1.0]], [1.0, 1.0])
     """
-    L, info = torch.linalg.cholesky_ex(damped(sigma, damping).flip(-2, -1))
-    if bool(info.any()) or not bool(L.isfinite().all()):
+    return _factor(covariance(sigma), damping)
+
+
+def _factor(sigma, damping):
+    S = _damp(sigma.flip(-2, -1), damping)
+    L, info = torch.linalg.cholesky_ex(S)
+    del S
+    if bool(info.any()) or not bool(L.diagonal(dim1=-2, dim2=-1).isfinite().all()):
         raise ValueError("sigma must be symmetric positive semidefinite; it has a negative eigenvalue"
                          + ("" if damping else ", or is singular and needs damping > 0"))
-    root = L.diagonal(dim1=-2, dim2=-1)
-    return (L / root.unsqueeze(-2)).flip(-2, -1), root.square().flip(-1)
+    root = L.diagonal(dim1=-2, dim2=-1).clone()
+    return L.div_(root.unsqueeze(-2)).flip(-2, -1), root.square_().flip(-1)
 
 
 def damped(sigma: torch.Tensor, damping: float) -> torch.Tensor:
@@ -41,9 +47,12 @@ def damped(sigma: torch.Tensor, damping: float) -> torch.Tensor:
     >>> damped(torch.tensor([[3.0, 0.5], [0.5, 1.0]]), 0.5).tolist()
     [[4.0, 0.5], [0.5, 2.0]]
     """
+    return _damp(covariance(sigma).clone(), damping)
+
+
+def _damp(sigma, damping):
     if not 0 <= damping < math.inf:
         raise ValueError(f"damping must be a finite number, not negative; got {damping!r}")
-    sigma = covariance(sigma).clone()
     diagonal = sigma.diagonal(dim1=-2, dim2=-1)
     diagonal += damping * diagonal.mean(-1, keepdim=True)
     return sigma
@@ -80,7 +89,7 @@ def quantize(W: torch.Tensor, sigma: torch.Tensor, bits: int, group: int | None 
         columns = p.unsqueeze(-2).expand_as(W)
         W_hat, spent = quantize(torch.gather(W, -1, columns), moved, bits, group, damping=damping, shrink=shrink)
         return torch.empty_like(W).scatter_(-1, columns, W_hat), spent + 16 / W.shape[-2]
-    N, _ = factor(sigma, damping)
+    N, _ = _factor(sigma, damping)
     found = sweep(W, N, lambda lo, y: _grid(y, bits, shrink), group)
     return found, _rate(bits, group)
 
@@ -112,7 +121,7 @@ def integers(W: torch.Tensor, sigma: torch.Tensor | None, step, *, damping: floa
     if a.shape not in ((), W.shape[-1:], (*W.shape[:-2], W.shape[-1])):
         raise ValueError(f"step must be a number or have the shape (n,) or (B, n) with W; got {tuple(a.shape)}")
     a = a.expand(*W.shape[:-2], W.shape[-1]).unsqueeze(-1)                          # (..., n, 1)
-    N = None if sigma is None else factor(_for(W, covariance(sigma)), damping)[0]
+    N = None if sigma is None else _factor(_for(W, covariance(sigma)), damping)[0]
 
     def grid(lo, y):
         here = a[..., lo:lo + y.shape[-2], :]
@@ -126,9 +135,8 @@ def sweep(W: torch.Tensor, N: torch.Tensor | None, grid, group: int | None) -> t
     `grid(lo, y)` is called once for each group, with its first column and $y$ of the whole group,
     (..., g, m), and returns the rounding: a function of values and of the slice of columns within the group.
     """
-    w = W.mT.contiguous()
+    w = W.mT.clone(memory_format=torch.contiguous_format)   # becomes the errors, column by column
     n, found = w.shape[-2], torch.empty_like(w)
-    error = None if N is None else torch.empty_like(w)
     for lo in range(0, n, group or n):
         hi = lo + (group or n)
         y = w[..., lo:hi, :].clone()
@@ -136,25 +144,25 @@ def sweep(W: torch.Tensor, N: torch.Tensor | None, grid, group: int | None) -> t
             found[..., lo:hi, :] = grid(lo, y)(y, slice(0, hi - lo))
             continue
         if lo:
-            y += N[..., :lo, lo:hi].mT @ error[..., :lo, :]
-        _block(w[..., lo:hi, :], y, N[..., lo:hi, lo:hi], grid(lo, y), found[..., lo:hi, :], error[..., lo:hi, :], 0, hi - lo)
+            y += N[..., :lo, lo:hi].mT @ w[..., :lo, :]
+        _block(w[..., lo:hi, :], y, N[..., lo:hi, lo:hi], grid(lo, y), found[..., lo:hi, :], 0, hi - lo)
     return found.mT.contiguous()
 
 
-def _block(w, y, N, rounding, found, error, lo, hi):
-    """Columns lo, ..., hi - 1 of a block whose y holds the feedback from all columns before lo."""
+def _block(w, y, N, rounding, found, lo, hi):
+    """Columns lo, ..., hi - 1 of a block whose y holds the feedback from all columns before lo; there w holds the errors."""
     if hi - lo > LEAF:
         mid = (lo + hi) // 2
-        _block(w, y, N, rounding, found, error, lo, mid)
-        y[..., mid:hi, :] += N[..., lo:mid, mid:hi].mT @ error[..., lo:mid, :]
-        _block(w, y, N, rounding, found, error, mid, hi)
+        _block(w, y, N, rounding, found, lo, mid)
+        y[..., mid:hi, :] += N[..., lo:mid, mid:hi].mT @ w[..., lo:mid, :]
+        _block(w, y, N, rounding, found, mid, hi)
         return
     for j in range(lo, hi):
         here = slice(j, j + 1)
         if j > lo:
-            y[..., here, :] += N[..., lo:j, here].mT @ error[..., lo:j, :]
+            y[..., here, :] += N[..., lo:j, here].mT @ w[..., lo:j, :]
         found[..., here, :] = rounding(y[..., here, :], here)
-        torch.sub(w[..., here, :], found[..., here, :], out=error[..., here, :])
+        w[..., here, :] -= found[..., here, :]
 
 
 def _grid(y, bits, shrink):
@@ -164,7 +172,7 @@ def _grid(y, bits, shrink):
 
     def ends(gamma):
         s = (gamma * (high - low) / top).to(torch.float16).to(y.dtype).clamp_(min=2.0**-24)
-        if not bool(s.isfinite().all()):
+        if not math.isfinite(s.max()):
             raise ValueError("W must have groups whose range divided by 2^b - 1 is within float16, 65504; scale it first")
         return s, torch.round(-gamma * low / s).clamp_(0, top)
 
@@ -232,10 +240,11 @@ def covariance(sigma: torch.Tensor) -> torch.Tensor:
     """`sigma` itself; ValueError unless it is finite, symmetric, (..., n, n), with a diagonal that is not negative."""
     if not isinstance(sigma, torch.Tensor) or sigma.dtype not in (torch.float32, torch.float64) or sigma.ndim < 2 or sigma.shape[-1] != sigma.shape[-2]:
         raise ValueError("sigma must be a float32 or float64 tensor (..., n, n)")
-    top = float(sigma.abs().max()) if sigma.numel() else math.nan
+    low, high = map(float, torch.aminmax(sigma)) if sigma.numel() else (math.nan, math.nan)
+    top = max(-low, high)
     if not math.isfinite(top):
         raise ValueError("sigma must be finite and not empty")
-    if float((sigma - sigma.mT).abs().max()) > 1e-4 * top:
+    if float((sigma - sigma.mT).max()) > 1e-4 * top:       # the difference is antisymmetric
         raise ValueError("sigma must be symmetric positive semidefinite; it is not symmetric")
     if float(sigma.diagonal(dim1=-2, dim2=-1).min()) < 0 or top == 0:
         raise ValueError("sigma must be symmetric positive semidefinite, and not zero; its diagonal is not")
@@ -245,7 +254,7 @@ def covariance(sigma: torch.Tensor) -> torch.Tensor:
 def _arguments(W, bits, group):
     if not isinstance(W, torch.Tensor) or W.dtype not in (torch.float32, torch.float64) or W.ndim < 2 or not W.numel():
         raise ValueError("W must be a nonempty float32 or float64 tensor (..., m, n)")
-    if not bool(W.isfinite().all()):
+    if not all(map(math.isfinite, torch.stack(torch.aminmax(W)).tolist())):
         raise ValueError("W must be finite; it holds a NaN or an infinity")
     if not _whole(bits) or not 1 <= bits <= 8:
         raise ValueError(f"bits must be an integer from 1 to 8; got {bits!r}")

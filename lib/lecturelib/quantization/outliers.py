@@ -64,8 +64,10 @@ def quantize(x: torch.Tensor, bits: int, per: str = "row", clip: float = 1.0, *,
     """
     out = _output(x, out, x.dtype if isinstance(x, torch.Tensor) else None)
     wide, step, N = _steps(x, bits, per, clip)
-    y = torch.div(wide, step, out=out if out.dtype == step.dtype else None)
-    y.round_().clamp_(-N, N).mul_(step)
+    y = torch.div(wide, step, out=out if out.dtype == step.dtype else None).round_()
+    if clip < 1 or bool((step < torch.finfo(step.dtype).tiny).any()):      # else no code exceeds N
+        y.clamp_(-N, N)
+    y.mul_(step)
     return y if y is out else out.copy_(y)
 
 
@@ -227,10 +229,15 @@ def kurtosis(x: torch.Tensor) -> torch.Tensor:
 
 
 # ------------------------------------------------------------------------------------ checks
-def _finite(**tensors) -> None:
+def _float(**tensors) -> None:
     for name, x in tensors.items():
         if not isinstance(x, torch.Tensor) or x.dtype not in FLOATS or not x.numel():
             raise ValueError(f"{name} must be a floating-point tensor with entries")
+
+
+def _finite(**tensors) -> None:
+    _float(**tensors)
+    for name, x in tensors.items():
         if not all(map(math.isfinite, torch.stack(torch.aminmax(x)).tolist())):
             raise ValueError(f"{name} must be finite; it holds a NaN or an infinity")
 
@@ -241,7 +248,7 @@ def _nonzero(x) -> None:
 
 
 def _steps(x, bits, per, clip):
-    _finite(x=x)
+    _float(x=x)
     N = levels(bits)
     if per not in ("row", "tensor"):
         raise ValueError(f"per must be 'row' or 'tensor'; got {per!r}")
@@ -250,4 +257,6 @@ def _steps(x, bits, per, clip):
     x = x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32)
     low, high = torch.aminmax(x, dim=-1, keepdim=True) if per == "row" and x.ndim else torch.aminmax(x)
     step = torch.maximum(-low, high) * clip / N
+    if not bool(step.isfinite().all()):
+        raise ValueError("x must be finite; it holds a NaN or an infinity")
     return x, torch.where(step > 0, step, 1.0), N

@@ -22,7 +22,7 @@ from lecturelib.quantization.sic_coder import Columns
 from lecturelib.quantization.sic_trellis import Search, chunk_length
 
 BLOCK = 32                                                 # columns between two products of matrices
-SEARCHES = 3                                               # trials on the way to a rate
+SEARCHES = 2                                               # trials on the way to a rate
 
 
 def cancel(target: torch.Tensor, L: torch.Tensor, decide: Callable[[int, torch.Tensor], torch.Tensor], width: int = 1,
@@ -161,14 +161,14 @@ class _Problem:
         self.W, self.rate, self.fixed, self.states = W, rate, step, states
         self.noise, gap = (1 / 12, 0.2546) if not states else (0.26, 0.07) if states < 64 else (0.245, 0.03)    # of steps 1; in bits
         self.columns = W.float().square().mean(1).clamp_(min=1e-30)                # sigma_i^2, (B, n)
-        factors, theta, charge = [], [], []
-        for S, v in zip(sigma, self.columns):
+        self.L, theta, charge = torch.empty_like(sigma, dtype=torch.float32), [], []
+        for k, (S, v) in enumerate(zip(sigma, self.columns)):
             L, t = _factor(S.double(), v.double(), ridge, None if rate is None else rate - gap * min(1.0, rate / 1.5),
                            None if step is None else step**2 * self.noise)
-            factors.append(L.float())
+            self.L[k] = L
             theta.append(t)
             charge.append(t / v if ridge else None)
-        self.L, self.theta, self.charge = torch.stack(factors), torch.tensor(theta, device=W.device), charge
+        self.theta, self.charge = torch.tensor(theta, device=W.device), charge
 
     def target(self, rows=slice(None)):
         """The columns of $W\\Sigma\\tilde\\Sigma^{-1}=W-W\\,\\mathrm{diag}(\\rho)\\tilde\\Sigma^{-1}$, (B, n, m)."""
@@ -211,11 +211,15 @@ def _factor(S, v, ridge, rate, theta):
     if not ridge:
         L = _cholesky(S)
         return L, solve(L) if theta is None else theta
+    def charged(S, t):
+        S = S.clone()
+        S.diagonal().add_(t / v)
+        return _cholesky(S)
     if theta is None:
-        theta = float((S.diagonal() * v).mean()) * 4.0**-rate
+        theta, coarse = float((S.diagonal() * v).mean()) * 4.0**-rate, S.float()
         for _ in range(3):
-            theta = solve(_cholesky(S + torch.diag(theta / v)))
-    return _cholesky(S + torch.diag(theta / v)), theta
+            theta = solve(charged(coarse, theta))
+    return charged(S, theta), theta
 
 
 def _cholesky(S):
@@ -234,6 +238,6 @@ def _operands(W, sigma):
     for name, x in (("W", W), ("sigma", sigma)):
         if not all(map(math.isfinite, torch.stack(torch.aminmax(x)).tolist())):
             raise ValueError(f"{name} must be finite; it holds a NaN or an infinity")
-    if any(float((S - S.T).abs().max()) > 1e-4 * float(S.diagonal().abs().max()) for S in sigma):
+    if any(float((S - S.T).max()) > 1e-4 * float(S.diagonal().abs().max()) for S in sigma):
         raise ValueError("sigma must be symmetric")
     return W.detach(), sigma.detach()

@@ -46,23 +46,22 @@ class Search:
         self.M[0].fill_(torch.inf).scatter_(0, self.state.unsqueeze(0), 0.0)
         w = torch.empty(T, S, dtype=torch.int64, device=x.device)
         xp, take, as_array = _arrays(x.device)
-        old, new = map(as_array, self.M)
+        ways = [(M.reshape(2, half, 1, S), M.reshape(half, 2, S)) for M in map(as_array, self.M)]
         V, choice = as_array(self.V), as_array(self.choice)
-        a, b, parts = V[0], V[1], choice.reshape(len(choice), half, 2, S)
+        a, b, parts, flat = V[0], V[1], choice.reshape(len(choice), half, 2, S), choice.reshape(len(choice), -1)
         piece = max(1, PIECE // self.V.numel()) if xp is np else T
         for begin in range(0, T, piece):                   # add, compare, select
             C = as_array(cost[begin:begin + piece].index_select(1, self.labels)).reshape(-1, 2, half, 2, S)
             for t, c in enumerate(C, begin):
-                xp.add(c, old.reshape(2, half, 1, S), out=V)
+                xp.add(c, ways[t % 2][0], out=V)
                 xp.less(b, a, out=parts[t])
-                xp.minimum(a, b, out=new.reshape(half, 2, S))
-                old, new = new, old
-        s, registers, base, index = as_array(torch.as_tensor(old).argmin(0)), as_array(w), as_array(self.base), as_array(self.state)
+                xp.minimum(a, b, out=ways[1 - t % 2][1])
+        s, registers, base, index = as_array(self.M[T % 2].argmin(0)), as_array(w), as_array(self.base), as_array(self.state)
         last, h = torch.as_tensor(s), as_array(torch.empty(S, dtype=torch.bool, device=x.device))
         for t in range(T - 1, -1, -1):                     # and the way back
             xp.multiply(s, S, out=index)
             xp.add(index, base, out=index)
-            take(choice[t].reshape(-1), index, out=h)
+            take(flat[t], index, out=h)
             xp.multiply(h, states, out=registers[t])
             xp.add(registers[t], s, out=registers[t])
             s = registers[t] >> 1
@@ -85,7 +84,7 @@ def _squares(x):
 def _arrays(device):
     """The module whose calls are cheapest there, its flat look-up, and the view that it takes."""
     if torch.device(device).type == "cpu":
-        return np, partial(np.take, mode="clip"), torch.Tensor.numpy
+        return np, partial(np.ndarray.take, mode="clip"), torch.Tensor.numpy
     return torch, torch.take, lambda x: x
 
 

@@ -55,6 +55,7 @@ def test_batches_do_not_show(model, x, numbers):
     report = layers.quantize(model, signs, sigmas, numbers=numbers)
     for name, w in layers.weights(model).items():
         assert torch.allclose(w, signs(own[name], None)[0])
+    assert all(r.loss == pytest.approx(sum(e * len(own[n]) for e, n in zip(r.losses, r.names, strict=True)) / sum(len(own[n]) for n in r.names)) for r in report)
     assert sum(r.numbers for r in report) == sum(w.numel() for w in own.values())
     for r in report:
         W = torch.cat([own[n] for n in r.names])

@@ -228,3 +228,9 @@ def test_gains_of_another_kind_are_refused():
                                          num_key_value_heads=2, head_dim=6)).eval()
     with pytest.raises(ValueError, match="gains"):
         rotated.fold(model)
+
+
+@pytest.mark.parametrize("exponent", range(120, 150))
+def test_steps_below_the_normal_numbers_do_not_lead_beyond_the_last_code(exponent):
+    x = torch.linspace(-1, 1, 201) * 1.43 * 2.0**-exponent
+    assert torch.equal(outliers.quantize(x, 8), outliers.encode(x, 8).decode())
