@@ -69,7 +69,7 @@ def measure() -> list[dict]:
     for (name, kind), scheme in schemes().items():
         lm.restore()
         start = time.perf_counter()
-        report = layers.quantize(lm.model, scheme, sigma, numbers=1 << 21)
+        report = layers.quantize(lm.model, scheme, sigma, numbers=1 << 24)
         seconds = time.perf_counter() - start
         loss = language_model.losses(lm.model, x)
         value, (more, error) = language_model.perplexity(loss).value, language_model.excess(loss, l0)

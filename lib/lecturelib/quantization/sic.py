@@ -22,6 +22,7 @@ from lecturelib.quantization.sic_coder import Columns
 from lecturelib.quantization.sic_trellis import Search, chunk_length
 
 BLOCK = 32                                                 # columns between two products of matrices
+LARGEST = 32760                                            # of the integers, which are int16
 SEARCHES = 2                                               # trials on the way to a rate
 
 
@@ -136,7 +137,7 @@ def _entropy_coded(W, sigma, rate, step, ridge, codes, states, chunk):
         search = Search(states, B * m // chunk, work.device) if states else None
 
         def column(i, t):
-            x = (t[:, 0] / alpha[:, i]).clamp_(-32760, 32760)
+            x = (t[:, 0] / alpha[:, i]).clamp_(-LARGEST, LARGEST)
             q = x.round_() if search is None else search(x.view(-1, chunk).T.contiguous()).T.reshape(B, m)
             integers[:, i] = q.to(torch.int16)
             return (q * alpha[:, i]).unsqueeze(1)
@@ -144,6 +145,8 @@ def _entropy_coded(W, sigma, rate, step, ridge, codes, states, chunk):
         return integers, steps, alpha
     c = problem.search(run)
     integers, steps, alpha = run(problem.target(), c)
+    if max(-int(integers.min()), int(integers.max())) >= LARGEST - 4:
+        raise ValueError("rate or step asks for integers beyond 16 bits: coarser steps are needed")
     bits = sic_coder.length(integers, parities=states > 0) / W[0].numel()
     W_hat = (integers * alpha).transpose(1, 2).to(W.dtype)
     if not codes:
