@@ -130,6 +130,11 @@ def test_labels_and_ledger_entries_agree():
     none(sorted(declared - labels), "ledger entries without a label in their page")
 
 
+def test_a_label_of_an_equation_is_that_of_an_equation():
+    none([f"{path.name}: {e['id']} is of kind {e['kind']!r}" for path in LEDGERS for e in tomllib.loads(path.read_text("utf-8")).get("entry", [])
+          if e["id"].startswith("eq-") != (e["kind"] == "equation")], "an entry's kind decides how the appendix refers to it")
+
+
 def test_ledger_entries_belong_to_pages():
     none(ledger.strays(entries(), PAGES), "entries without a page")
     none([e.id for e in entries() if e.verdict == "to come" and e.page in PAGES],
