@@ -35,8 +35,8 @@ html: .venv/.installed
 	@echo "== open _build/html/index.html"
 
 test: .venv/.installed
-	@echo "== running the library's tests and every page of the book"
-	$(BIN)/python -m pytest
+	@echo "== running the library's tests and every page of the book, two files at a time with a thread each"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 record: .venv/.installed
 	@echo "== recording the checked outputs of every page in tests/reference"

@@ -82,7 +82,8 @@ class ResultsTable(Generated):
 class ResultsFigure(Generated):
     """`{results-figure} problem`: all schemes of a problem in one plane, drawn from the runs.
 
-    `:y:` is `gap` or `value`; the content is the caption.
+    `:y:` is `gap` or `value`, `:most:` the largest rate and `:top:` the largest height that is shown; the
+    content is the caption.
     """
     required_arguments = 1
     optional_arguments = 0
@@ -92,13 +93,15 @@ class ResultsFigure(Generated):
                    "scale": directives.unchanged}
 
     def text(self):
-        found = [r for r in rows(self.env.app, self.arguments[0]) if r.rate <= self.options.get("most", math.inf)]
+        y = self.options.get("y", "gap")
+        found = [r for r in rows(self.env.app, self.arguments[0])
+                 if r.rate <= self.options.get("most", math.inf) and not getattr(r, y) > self.options.get("top", math.inf)]
         folder = Path(self.env.app.outdir).parent / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / self.options["name"]
         draw(found, self.options, stem)
         where = stem.relative_to(root(self.env.app)).as_posix()
-        legend = "; ".join(f"{k} {name}" for k, name in enumerate(order(found, self.options.get("y", "gap")), 1))
+        legend = "; ".join(f"{k} {name}" for k, name in enumerate(order(found, y), 1))
         return "\n".join([f"```{{figure}} /{where}.*", f"---\nname: {self.options['name']}",
                           f"alt: {self.options['alt']}", "figclass: drawn", "---", *self.content, f"The numbers are: {legend}.", "```"])
 
