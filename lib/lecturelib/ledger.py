@@ -7,6 +7,7 @@ run, ran and is not declared, or is called corrected although the printed versio
 import html
 import math
 import platform
+import re
 import sys
 import time
 import tomllib
@@ -131,6 +132,9 @@ def peak_memory() -> int:
     if sys.platform == "win32":
         import psutil
         return psutil.Process().memory_info().peak_wset
+    status = Path("/proc/self/status")
+    if status.exists():                                    # ru_maxrss would count the process that started this one
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
     import resource
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -60,7 +60,7 @@ def watersic(W: torch.Tensor, sigma: torch.Tensor, rate: float | None = None, *,
     ridge : charge the rate as above; without it this is the plain algorithm.
 
     Returns Ŵ and bits per weight (B,), and the list of B `Columns` if `codes`.  The bits are the ideal length of the
-    adaptive model; `sic_coder.encode` turns them into as many bytes to a tenth of a percent.
+    adaptive model (integers saturate at 16 bits, and the loss shows it); `sic_coder.encode` turns them into as many bytes to a tenth of a percent.
     Raises ValueError on operands of other shapes, not finite, or if `sigma` is not symmetric and positive definite.
     """
     return _entropy_coded(W, sigma, rate, step, ridge, codes, 0, 0)
@@ -145,8 +145,6 @@ def _entropy_coded(W, sigma, rate, step, ridge, codes, states, chunk):
         return integers, steps, alpha
     c = problem.search(run)
     integers, steps, alpha = run(problem.target(), c)
-    if max(-int(integers.min()), int(integers.max())) >= LARGEST - 4:
-        raise ValueError("rate or step asks for integers beyond 16 bits: coarser steps are needed")
     bits = sic_coder.length(integers, parities=states > 0) / W[0].numel()
     W_hat = (integers * alpha).transpose(1, 2).to(W.dtype)
     if not codes:

@@ -212,10 +212,3 @@ def test_the_search_is_the_same_with_tensors_and_with_arrays(states, monkeypatch
     monkeypatch.setattr(sic_trellis, "_arrays", lambda device: (torch, torch.take, lambda y: y))
     assert all(torch.equal(second(part), result) for part, result in zip(x, results))
     assert torch.equal(first.state, second.state)
-
-
-@pytest.mark.parametrize("scheme", (sic.watersic, sic.trellis))
-def test_integers_that_leave_16_bits_are_refused(scheme):
-    W, sigma = torch.randn(1, 48, 4, generator=torch.Generator().manual_seed(0)), torch.eye(4)[None]
-    with pytest.raises(ValueError, match="beyond 16 bits"):
-        scheme(W, sigma, step=2.0**-16, ridge=False)
