@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from lecturelib import native
 from lecturelib.quantization import rotations
 from lecturelib.quantization.uniform import _whole
 
@@ -90,8 +91,7 @@ def quantize(W: torch.Tensor, sigma: torch.Tensor, bits: int, group: int | None 
         W_hat, spent = quantize(torch.gather(W, -1, columns), moved, bits, group, damping=damping, shrink=shrink)
         return torch.empty_like(W).scatter_(-1, columns, W_hat), spent + 16 / W.shape[-2]
     N, _ = _factor(sigma, damping)
-    found = sweep(W, N, lambda lo, y: _grid(y, bits, shrink), group)
-    return found, _rate(bits, group)
+    return _sweep(W, N, lambda y: _grid(y, bits, shrink), group), _rate(bits, group)
 
 
 def rtn(W: torch.Tensor, bits: int, group: int | None = None, *, shrink: tuple[float, ...] = (1.0,)) -> tuple[torch.Tensor, float]:
@@ -101,8 +101,7 @@ def rtn(W: torch.Tensor, bits: int, group: int | None = None, *, shrink: tuple[f
     (tensor([[0., 0., 3.]]), 8.0)
     """
     W, bits, group = _arguments(W, bits, group)
-    W_hat = sweep(W, None, lambda lo, y: _grid(y, bits, shrink), group)
-    return W_hat, _rate(bits, group)
+    return _sweep(W, None, lambda y: _grid(y, bits, shrink), group), _rate(bits, group)
 
 
 def integers(W: torch.Tensor, sigma: torch.Tensor | None, step, *, damping: float = 0.0) -> torch.Tensor:
@@ -120,53 +119,64 @@ def integers(W: torch.Tensor, sigma: torch.Tensor | None, step, *, damping: floa
         raise ValueError(f"step must be positive and finite; got {step!r}")
     if a.shape not in ((), W.shape[-1:], (*W.shape[:-2], W.shape[-1])):
         raise ValueError(f"step must be a number or have the shape (n,) or (B, n) with W; got {tuple(a.shape)}")
-    a = a.expand(*W.shape[:-2], W.shape[-1]).unsqueeze(-1)                          # (..., n, 1)
-    N = None if sigma is None else _factor(_for(W, covariance(sigma)), damping)[0]
+    if sigma is None:
+        return torch.round(W / a.unsqueeze(-2))
+    a = a.expand(*W.shape[:-2], W.shape[-1])
+    N = _factor(_for(W, covariance(sigma)), damping)[0]
+    N = N * a.unsqueeze(-1) / a.unsqueeze(-2)               # of errors in steps
+    return _sweep(W / a.unsqueeze(-2), N, lambda y: (1.0, -math.inf, math.inf), None)
 
-    def grid(lo, y):
-        here = a[..., lo:lo + y.shape[-2], :]
-        return lambda v, rows: torch.round(v / here[..., rows, :]).mul_(here[..., rows, :])
-    return torch.round(sweep(W, N, grid, None) / a.mT)
+
+def _sweep(W, N, grid, group):
+    """`sweep` of a matrix, or of a batch with any number of axes."""
+    m, n = W.shape[-2:]
+    return sweep(W.reshape(-1, m, n), None if N is None else N.reshape(-1, n, n), grid, group).view(W.shape)
 
 
 def sweep(W: torch.Tensor, N: torch.Tensor | None, grid, group: int | None) -> torch.Tensor:
     r"""$\hat w_j=Q_j\big(w_j+\sum_{i<j}N_{ij}(w_i-\hat w_i)\big)$ for $j=1,\dots,n$ (eq-layers-gptq); $N=I$ if it is None.
 
-    `grid(lo, y)` is called once for each group, with its first column and $y$ of the whole group,
-    (..., g, m), and returns the rounding: a function of values and of the slice of columns within the group.
+    `W` is (B, m, n) and `N` (B, n, n).  `grid(y)` is called once for each group with $y$ of the whole group, (B, g, m), and
+    returns the step $s$ and the ends of $Q(y)=s\min(\max(\mathrm{round}(y/s),\text{low}),\text{high})$, each a number or (B, 1, m).
     """
     w = W.mT.clone(memory_format=torch.contiguous_format)   # becomes the errors, column by column
     n, found = w.shape[-2], torch.empty_like(w)
     for lo in range(0, n, group or n):
-        hi = lo + (group or n)
-        y = w[..., lo:hi, :].clone()
+        here = slice(lo, lo + (group or n))
+        y, q = w[:, here].clone(), found[:, here]
+        if lo and N is not None:
+            y.baddbmm_(N[:, :lo, here].mT, w[:, :lo])
+        s, low, high = grid(y)
+        y /= s
         if N is None:
-            found[..., lo:hi, :] = grid(lo, y)(y, slice(0, hi - lo))
-            continue
-        if lo:
-            y += N[..., :lo, lo:hi].mT @ w[..., :lo, :]
-        _block(w[..., lo:hi, :], y, N[..., lo:hi, lo:hi], grid(lo, y), found[..., lo:hi, :], 0, hi - lo)
+            torch.round(y, out=q).clamp_(low, high)
+        else:
+            w[:, here] /= s
+            _block(w[:, here], y, N[:, here, here].mT.contiguous(), q, low, high)
+            w[:, here] *= s
+        q *= s
     return found.mT.contiguous()
 
 
-def _block(w, y, N, rounding, found, lo, hi):
-    """Columns lo, ..., hi - 1 of a block whose y holds the feedback from all columns before lo; there w holds the errors."""
-    if hi - lo > LEAF:
-        mid = (lo + hi) // 2
-        _block(w, y, N, rounding, found, lo, mid)
-        y[..., mid:hi, :] += N[..., lo:mid, mid:hi].mT @ w[..., lo:mid, :]
-        _block(w, y, N, rounding, found, mid, hi)
-        return
-    for j in range(lo, hi):
-        here = slice(j, j + 1)
-        if j > lo:
-            y[..., here, :] += N[..., lo:j, here].mT @ w[..., lo:j, :]
-        found[..., here, :] = rounding(y[..., here, :], here)
-        w[..., here, :] -= found[..., here, :]
+def _block(e, y, N, q, low, high):
+    """The columns of a group in steps: q is round(y) between its ends, y with the feedback of the columns before, e becomes e - q; N is transposed."""
+    g, fast = e.shape[1], native.serves(e, y, N, q)
+    if g > (native.GROUP if fast else LEAF):
+        left, right = slice(0, g // 2), slice(g // 2, g)
+        _block(e[:, left], y[:, left], N[:, left, left], q[:, left], low, high)
+        y[:, right].baddbmm_(N[:, right, left], e[:, left])
+        _block(e[:, right], y[:, right], N[:, right, right], q[:, right], low, high)
+    elif fast:
+        native.feedback(e, y, N, q, low, high)
+    else:
+        for j, (e_j, y_j, N_j, q_j) in enumerate(zip(e.split(1, 1), y.split(1, 1), N.split(1, 2), q.split(1, 1)), 1):
+            e_j -= torch.clamp(torch.round(y_j, out=q_j), low, high, out=q_j)
+            if j < g:
+                y.narrow(1, j, g - j).addcmul_(N_j.narrow(1, j, g - j), e_j)
 
 
 def _grid(y, bits, shrink):
-    r"""Round to $s(k-z)$, $k=0,\dots,2^b-1$: scale and zero point of each row, for columns along the axis -2."""
+    r"""Step $s$ and ends $-z$, $2^b-1-z$ of the levels $s(k-z)$, $k=0,\dots,2^b-1$: of each row, for columns along the axis -2."""
     top = 2**bits - 1
     low, high = y.amin(-2, keepdim=True).clamp_(max=0), y.amax(-2, keepdim=True).clamp_(min=0)
 
@@ -175,20 +185,18 @@ def _grid(y, bits, shrink):
         if not math.isfinite(s.max()):
             raise ValueError("W must have groups whose range divided by 2^b - 1 is within float16, 65504; scale it first")
         return s, torch.round(-gamma * low / s).clamp_(0, top)
-
-    def at(v, s, z):
-        return torch.round(v / s).add_(z).clamp_(0, top).sub_(z).mul_(s)
     best, least = None, None
     for gamma in shrink:
         s, z = ends(gamma)
         if len(shrink) > 1:
-            cost = (at(y, s, z) - y).square_().sum(-2, keepdim=True)
+            cost = torch.clamp((y / s).round_(), -z, top - z).mul_(s).sub_(y).square_().sum(-2, keepdim=True)
             if best is not None:
                 closer = cost < least
                 s, z, cost = torch.where(closer, s, best[0]), torch.where(closer, z, best[1]), torch.minimum(cost, least)
             least = cost
         best = s, z
-    return lambda v, rows: at(v, *best)
+    s, z = best
+    return s, -z, top - z
 
 
 def rotated(W: torch.Tensor, sigma: torch.Tensor | None, scheme, seed: int = 0) -> tuple[torch.Tensor, float]:

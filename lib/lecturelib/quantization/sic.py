@@ -16,19 +16,23 @@ from functools import lru_cache
 
 import torch
 
+from lecturelib import native
 from lecturelib.quantization import entropy_trellis, lattices, nested, rotations, sic_coder, uniform
+from lecturelib.quantization.gptq import LEAF
 from lecturelib.quantization.nested import VoronoiCode
 from lecturelib.quantization.sic_coder import Columns
 from lecturelib.quantization.sic_trellis import Search, chunk_length
 
-BLOCK = 32                                                 # columns between two products of matrices
+BLOCK = 64                                                 # columns between two products of matrices
 LARGEST = 32760                                            # of the integers, which are int16
 SEARCHES = 2                                               # trials on the way to a rate
 
 
-def cancel(target: torch.Tensor, L: torch.Tensor, decide: Callable[[int, torch.Tensor], torch.Tensor], width: int = 1,
+def cancel(target: torch.Tensor, L: torch.Tensor, decide: Callable[[int, torch.Tensor], torch.Tensor] | None = None, width: int = 1,
            block: int = BLOCK) -> None:
     r"""Run `decide(i, t)` on columns $i,\dots,i+$`width`$-1$, from the last to the first; it returns their $\hat w$.
+
+    Without `decide` they are rounded to integers of at most `LARGEST`, and `width` is 1.
 
     target : (B, n, m) float32, the *columns* of the matrices in rows; overwritten by the errors
         $e_i=w_i-\hat w_i$.  The targets t are (B, width, m).
@@ -41,12 +45,29 @@ def cancel(target: torch.Tensor, L: torch.Tensor, decide: Callable[[int, torch.T
         groups = L[:, start:, start:stop].unflatten(2, (-1, width)).transpose(1, 2)                   # (B, groups, n - start, width)
         own = torch.stack([groups[:, g, width * g:width * (g + 1)] for g in range(groups.shape[1])], 1)
         R = torch.linalg.solve_triangular(own, groups, upper=False, left=False).transpose(2, 3).flatten(1, 2)
-        feed = torch.bmm(R[:, :, stop - start:], target[:, stop:]) if stop < n else target.new_zeros(B, stop - start, m)
-        for i in range(stop - width, start - 1, -width):
-            t = feed[:, i - start:i - start + width].add_(target[:, i:i + width])
-            if i + width < stop:
-                t += torch.bmm(R[:, i - start:i - start + width, i - start + width:stop - start], target[:, i + width:stop])
-            target[:, i:i + width] -= decide(i, t)
+        t = target[:, start:stop].clone()
+        if stop < n:
+            t.baddbmm_(R[:, :, stop - start:], target[:, stop:])
+        _block(target[:, start:stop], t, R[:, :, :stop - start], decide, start, width)
+
+
+def _block(e, t, R, decide, first, width):
+    """Columns first, first + 1, ... from the last on; t holds their targets given all columns after them, e becomes the errors."""
+    g, fast = e.shape[1], decide is None and native.serves(e, t)
+    if g > (native.GROUP if fast else max(LEAF, width)):
+        mid = g // (2 * width) * width
+        left, right = slice(0, mid), slice(mid, g)
+        _block(e[:, right], t[:, right], R[:, right, right], decide, first + mid, width)
+        t[:, left].baddbmm_(R[:, left, right], e[:, right])
+        _block(e[:, left], t[:, left], R[:, left, left], decide, first, width)
+    elif fast:
+        native.feedback(e, t, R, None, -LARGEST, LARGEST, reverse=True)
+    else:
+        for i, e_i, t_i, R_i in reversed(list(zip(range(0, g, width), e.split(width, 1), t.split(width, 1), R.split(width, 2)))):
+            e_i -= t_i.round_().clamp_(-LARGEST, LARGEST) if decide is None else decide(first + i, t_i)
+            if i:
+                before, R_i = t.narrow(1, 0, i), R_i.narrow(1, 0, i)
+                before.addcmul_(R_i, e_i) if width == 1 else before.baddbmm_(R_i, e_i)
 
 
 @torch.no_grad()
@@ -129,20 +150,18 @@ def _entropy_coded(W, sigma, rate, step, ridge, codes, states, chunk):
     W, sigma = _operands(W, sigma)
     problem = _Problem(W, sigma, rate, step, ridge, states)
 
-    def run(work, c, chunk=chunk):
+    def run(target, c, chunk=chunk):
         steps = problem.steps(c)
         alpha = torch.exp2(steps.float() / 16).unsqueeze(2)
-        integers = torch.empty(work.shape, dtype=torch.int16, device=work.device)
-        B, _, m = work.shape
-        search = Search(states, B * m // chunk, work.device) if states else None
+        target /= alpha
+        errors = target.clone()
+        B, _, m = target.shape
+        search = Search(states, B * m // chunk, target.device) if states else None
 
         def column(i, t):
-            x = (t[:, 0] / alpha[:, i]).clamp_(-LARGEST, LARGEST)
-            q = x.round_() if search is None else search(x.view(-1, chunk).T.contiguous()).T.reshape(B, m)
-            integers[:, i] = q.to(torch.int16)
-            return (q * alpha[:, i]).unsqueeze(1)
-        cancel(work, problem.L, column)
-        return integers, steps, alpha
+            return search(t.clamp_(-LARGEST, LARGEST).reshape(-1, chunk).T).T.reshape(B, 1, m)
+        cancel(errors, problem.L * alpha, column if states else None)
+        return (target - errors).round_().to(torch.int16), steps, alpha
     c = problem.search(run)
     integers, steps, alpha = run(problem.target(), c)
     bits = sic_coder.length(integers, parities=states > 0) / W[0].numel()

@@ -1,0 +1,88 @@
+"""Loops over columns and over time in C, for tensors on a CPU: built on first use, about a second, once for a machine.
+
+`library()` compiles `native.c` with the C compiler of the machine (`$CC`, or `cc`) into the user's cache
+(`$XDG_CACHE_HOME/lecturelib`, or `~/.cache/lecturelib`), under a name made of the source, the compiler and the
+processor.  Without a compiler, or with `LECTURELIB_NATIVE=0` in the environment, it is None, and the callers
+take their eager paths, which are the reference that the tests compare with.
+"""
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_suffix(".c")
+GROUP = 64            # most rows of one call of `feedback`
+FLAGS = ("-O3", "-march=native", "-std=c11", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled loops, or None where there are none."""
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if os.environ.get("LECTURELIB_NATIVE") == "0" or compiler is None:
+        return None
+    try:
+        return ctypes.CDLL(str(_built(compiler)))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def serves(*tensors: torch.Tensor) -> bool:
+    """Whether the loops can be run on these tensors: float32 on a CPU, the last axis contiguous."""
+    return all(x.device.type == "cpu" and x.dtype == torch.float32 and x.stride(-1) == 1 for x in tensors) and library() is not None
+
+
+def call(name: str, *arguments) -> None:
+    """Run a loop: tensors as addresses, integers as int64, and the number of PyTorch's threads at the end; MemoryError if it found no room."""
+    given = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, torch.Tensor) else a if a is None else ctypes.c_int64(a) if isinstance(a, int) else a
+             for a in arguments]
+    if getattr(library(), name)(*given, ctypes.c_int64(torch.get_num_threads())):
+        raise MemoryError(f"{name} could not get its working memory")
+
+
+def strides(*numbers: int):
+    """Numbers as a C array of int64."""
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def _built(compiler):
+    """Path of the shared library, compiled if it is not there; written under another name first, so that no process sees half of it."""
+    text = SOURCE.read_bytes() + " ".join((compiler, *FLAGS, platform.machine(), _processor())).encode()
+    text += subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lecturelib"
+    target = folder / f"native-{hashlib.sha256(text).hexdigest()[:24]}.so"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            made = Path(work) / target.name
+            subprocess.run([compiler, *FLAGS, "-o", str(made), str(SOURCE), "-lm"], capture_output=True, check=True, timeout=120)
+            os.replace(made, target)
+    return target
+
+
+def _processor():
+    """What the processor can do: code for one must not run on another that shares the home directory."""
+    try:
+        return next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def feedback(e: torch.Tensor, y: torch.Tensor, N: torch.Tensor, q: torch.Tensor | None, low, high, reverse: bool = False) -> None:
+    r"""$q_j=\min(\max(\mathrm{round}(y_j+\sum_iN_{ji}(e_i-q_i)),\text{low}),\text{high})$ for the rows $j=0,1,\dots$ one after another, i before j.
+
+    e, y, q : (B, g, m) with g at most GROUP; e becomes $e-q$, and q (if any) is written.  N : (B, g, g).
+    low, high : both numbers, or both (B, 1, m).  With `reverse` the rows go from the last to the first, i after j.
+    """
+    low, high = (v if isinstance(v, torch.Tensor) else torch.tensor([[[float(v)]]]) for v in (low, high))
+    (B, g, m), at, sign = e.shape, slice(-1, None) if reverse else slice(None), -1 if reverse else 1
+    s = strides(e.stride(0), sign * e.stride(1), y.stride(0), sign * y.stride(1), *((q.stride(0), sign * q.stride(1)) if q is not None else (0, 0)),
+                N.stride(0), low.stride(0) if len(low) > 1 else 0, 1 if low.shape[2] > 1 else 0, sign * N.stride(1), sign * N.stride(2))
+    call("feedback", e[:, at], y[:, at], N[:, at, at], None if q is None else q[:, at], low, high, s, B, g, m)
