@@ -61,7 +61,7 @@ class Groups(_Scheme):
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Codes uint8 (..., T, d), and steps and zeros in float16, one a group."""
         g = self._split(_floats(x))
-        low, high = g.aminmax(dim=-1, keepdim=True)
+        low, high = g.amin(-1, keepdim=True), g.amax(-1, keepdim=True)
         zero = low.half()
         step = ((high - zero) / (2**self.number_bits - 1)).half()
         if not (torch.isfinite(zero).all() and torch.isfinite(step).all()):

@@ -255,7 +255,7 @@ def _steps(x, bits, per, clip):
     if not 0 < clip <= 1:
         raise ValueError(f"clip must be in (0, 1]; got {clip!r}")
     x = x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    low, high = torch.aminmax(x, dim=-1, keepdim=True) if per == "row" and x.ndim else torch.aminmax(x)
+    low, high = (x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)) if per == "row" and x.ndim else torch.aminmax(x)
     step = torch.maximum(-low, high) * clip / N
     if not bool(step.isfinite().all()):
         raise ValueError("x must be finite; it holds a NaN or an infinity")
