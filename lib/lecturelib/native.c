@@ -88,8 +88,8 @@ int feedback(float *e, const float *y, const float *N, float *q, const float *lo
     return spread(columns, &f, matrices * f.tiles, threads);
 }
 
-/* Search of `sic_trellis.Search`: from `state`, through x of `steps` times `sequences` with the strides dt and ds. */
-typedef struct { const float *x; float *q; int64_t *state; const int64_t *labels; int64_t states, steps, sequences, dt, ds; } Paths;
+/* Search of `sic_trellis.Search`: from `state`, through x of `steps` times `sequences` with the strides dt and ds; those of q are qt and qs. */
+typedef struct { const float *x; float *q; int64_t *state; const int64_t *labels; int64_t states, steps, sequences, dt, ds, qt, qs; } Paths;
 
 static int lanes(const void *p, int64_t begin, int64_t end) {
     const Paths *f = p;
@@ -126,9 +126,9 @@ static int lanes(const void *p, int64_t begin, int64_t end) {
             for (int64_t k = 1; k < n; k++) if (old[k][l] < old[s][l]) s = k;
             f->state[first + l] = s;
             for (int64_t t = T - 1; t >= 0; t--) {
-                int64_t w = choice[(t * n + s) * LANES + l] * n + s, at = t * f->dt + (first + l) * f->ds;
+                int64_t w = choice[(t * n + s) * LANES + l] * n + s;
                 float label = f->labels[w];
-                f->q[at] = rintf((f->x[at] - label) * 0.25f) * 4 + label;
+                f->q[t * f->qt + (first + l) * f->qs] = rintf((f->x[t * f->dt + (first + l) * f->ds] - label) * 0.25f) * 4 + label;
                 s = w >> 1;
             }
         }
@@ -138,7 +138,7 @@ static int lanes(const void *p, int64_t begin, int64_t end) {
 }
 
 int paths(const float *x, float *q, int64_t *state, const int64_t *labels, int64_t states, int64_t steps, int64_t sequences,
-          int64_t dt, int64_t ds, int64_t threads) {
-    Paths f = {x, q, state, labels, states, steps, sequences, dt, ds};
+          int64_t dt, int64_t ds, int64_t qt, int64_t qs, int64_t threads) {
+    Paths f = {x, q, state, labels, states, steps, sequences, dt, ds, qt, qs};
     return spread(lanes, &f, (sequences + LANES - 1) / LANES, threads);
 }

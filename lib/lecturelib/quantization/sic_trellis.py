@@ -42,8 +42,8 @@ class Search:
         """Integers of the best path through `x` (T, sequences), float32, finite; the states move on."""
         (T, S), states, half = x.shape, self.states, self.states // 2
         if native.serves(x) or native.serves(x.T):
-            q = torch.empty_like(x)                        # with the strides of x
-            native.call("paths", x, q, self.state, self.labels, states, T, S, *x.stride())
+            q = torch.empty_like(x)
+            native.call("paths", x, q, self.state, self.labels, states, T, S, *x.stride(), *q.stride())
             return q
         x = x.contiguous()
         if len(self.choice) < T:

@@ -1,0 +1,99 @@
+"""The loops in C do what the eager code does."""
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lecturelib import native
+from lecturelib.quantization import gptq, sic, sic_trellis
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Run a function without the loops."""
+    def run(f):
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "library", lambda: None)
+            return f()
+    return run
+
+
+def problem(B, m, n, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    X = torch.randn(B, 2 * n + 8, n, generator=g)
+    return torch.randn(B, m, n, generator=g), X.mT @ X / X.shape[1]
+
+
+@needs_compiler
+def test_it_is_built():
+    assert native.library() is not None and native.serves(torch.zeros(3))
+    assert not native.serves(torch.zeros(3, dtype=torch.float64)) and not native.serves(torch.zeros(3, 2).T)
+
+
+@needs_compiler
+@settings(max_examples=40, deadline=None)
+@given(B=st.integers(1, 3), g=st.integers(1, native.GROUP), m=st.integers(1, 200), seed=st.integers(0, 99), reverse=st.booleans(), bounded=st.booleans())
+def test_feedback_is_the_definition(B, g, m, seed, reverse, bounded):
+    gen = torch.Generator().manual_seed(seed)
+    e, y, q = (torch.randn(B, g + 2, m + 3, generator=gen)[:, 1:-1, :m] for _ in range(3))       # not contiguous
+    N = 0.1 * torch.randn(B, g, g, generator=gen)
+    low, high = (-torch.rand(B, 1, m, generator=gen).round(), 1 + torch.rand(B, 1, m, generator=gen).round()) if bounded else (-2, 3)
+    w, want, far = e.clone(), torch.empty(B, g, m), torch.zeros(B, g, m, dtype=torch.bool)
+    errors = torch.zeros(B, g, m, dtype=torch.float64)
+    for j in reversed(range(g)) if reverse else range(g):
+        v = y[:, j:j + 1] + N[:, j:j + 1].double() @ errors
+        want[:, j:j + 1] = torch.round(v).clamp(low, high)
+        far[:, j:j + 1] = (v - v.floor() - 0.5).abs() > 1e-4                                       # from a tie
+        errors[:, j:j + 1] = w[:, j:j + 1] - want[:, j:j + 1]
+    native.feedback(e, y, N, q, low, high, reverse)
+    clear = far.all(1)                                                                              # columns without a near tie
+    assert torch.equal(q.mT[clear], want.mT[clear]) and torch.allclose(e.mT[clear], errors.float().mT[clear], atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("states", [4, 8, 64, 256])
+def test_search_is_bit_for_bit_that_of_the_eager_code(states, threads, eager):
+    x = 3 * torch.randn(90, 37, generator=torch.Generator().manual_seed(states))
+    x[:3] = torch.tensor([[0.5], [1.5], [-2.5]])                                                    # ties
+    fast, slow = sic_trellis.Search(states, 37), sic_trellis.Search(states, 37)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for part in (x[:50], x[50:70].T.contiguous().T, torch.cat((x[70:], x[70:])).T.contiguous()[:, :20].T):       # the state goes on; three layouts
+            assert torch.equal(fast(part), eager(lambda part=part: slow(part))) and torch.equal(fast.state, slow.state)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("scheme", [
+    lambda W, S: gptq.quantize(W, S, 3, 32)[0], lambda W, S: gptq.quantize(W, S, 2, None, shrink=(1.0, 0.8))[0],
+    lambda W, S: gptq.integers(W, S, 0.3), lambda W, S: sic.watersic(W, S, 2.3)[0], lambda W, S: sic.trellis(W, S, 2.3, chunk=20)[0]])
+def test_schemes_lose_as_much_as_without(scheme, eager):
+    W, sigma = problem(2, 40, 160)
+    fast, slow = scheme(W, sigma), eager(lambda: scheme(W, sigma))
+    losses = [((W - v) @ sigma * (W - v)).mean((1, 2)) for v in (fast, slow)]
+    assert torch.allclose(*losses, rtol=0.02) and float((fast != slow).float().mean()) < 0.05     # a tie that falls otherwise moves what follows
+
+
+def test_no_compiler_is_no_error(monkeypatch):
+    native.library.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert native.library() is None and not native.serves(torch.zeros(3))
+    W, sigma = problem(1, 5, 16)
+    assert gptq.quantize(W, sigma, 3, 8)[0].shape == W.shape
+    native.library.cache_clear()
+
+
+@needs_compiler
+def test_it_is_built_once_and_never_half(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = native._built(shutil.which("cc"))
+    stamp = made.stat().st_mtime_ns
+    assert native._built(shutil.which("cc")) == made and made.stat().st_mtime_ns == stamp
+    assert [p.name for p in (tmp_path / "lecturelib").iterdir()] == [made.name]
