@@ -174,15 +174,24 @@ def _unbiased(a, generator):
     return mxfp4(a, "safe", generator)[0]
 
 
+def _nearest(a, generator):
+    return mxfp4(a)[0]
+
+
+def _in_block_float(x, fmt, block):
+    return block_float(x, fmt, block)[0]
+
+
+# All of these can be sent to another process.
 FULL = Recipe()
-QUARTET = Recipe(lambda w: mxfp4(w, "rms"), lambda x: mxfp4(x, "rms"), gradient=_unbiased, rotate=True)
-NEAREST = Recipe(mxfp4, mxfp4, gradient=lambda a, generator: mxfp4(a)[0])          # MXFP4 without any of it
-SIGN, PHASE, PHASE2 = Recipe(sign), Recipe(phase), Recipe(lambda w: phase(w, 2))
+QUARTET = Recipe(functools.partial(mxfp4, rule="rms"), functools.partial(mxfp4, rule="rms"), gradient=_unbiased, rotate=True)
+NEAREST = Recipe(mxfp4, mxfp4, gradient=_nearest)          # MXFP4 without any of it
+SIGN, PHASE, PHASE2 = Recipe(sign), Recipe(phase), Recipe(functools.partial(phase, stages=2))
 
 
 def float_recipe(fmt: Format, block: int = BLOCK) -> Recipe:
     """Weights, and the inputs in the weights' gradient, as `block_float`: the setting of the scaling law."""
-    return Recipe(lambda w: block_float(w, fmt, block), memory=lambda x: block_float(x, fmt, block)[0])
+    return Recipe(functools.partial(block_float, fmt=fmt, block=block), memory=functools.partial(_in_block_float, fmt=fmt, block=block))
 
 
 def linear(x: torch.Tensor, w: torch.Tensor, recipe: Recipe = FULL, generator: torch.Generator | None = None) -> torch.Tensor:
