@@ -11,9 +11,11 @@ from pathlib import Path
 
 import matplotlib
 from appendix import Generated, cell, table
+from docutils import nodes
 from docutils.parsers.rst import directives
 from executions import root, runs
 from lecturelib import plots
+from sphinx.util.docutils import SphinxRole
 
 KINDS = {"fixed": "fixed", "entropy": "variable, entropy", "bytes": "variable, byte string", "limit": "limit"}
 MARKS = {"fixed": ("s", True), "entropy": ("o", False), "bytes": ("o", True), "limit": ("", True)}
@@ -148,6 +150,19 @@ def draw(found: list[Row], options, stem: Path) -> None:
         fig.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
         fig.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
         plt.close(fig)
+
+
+class Result(SphinxRole):
+    """`{result}`problem | scheme | gap``: one number of one scheme in a sentence, to three digits; `value` or `rate` in the place of `gap`."""
+
+    def run(self):
+        problem, scheme, key = (part.strip() for part in self.text.split("|"))
+        found = [r for r in rows(self.env.app, problem) if r.scheme == scheme] if self.env.app.lecture_ledger else []
+        if not found and self.env.app.lecture_ledger:
+            message = self.inliner.reporter.warning(f"no run recorded the scheme {scheme!r} for {problem!r}", line=self.lineno)
+            return [], [message]
+        x = getattr(found[0], key) if found else math.nan
+        return [nodes.Text(f"{x:.0f}" if x >= 1000 else number(x, 3))], []
 
 
 class Scoreboard(Generated):

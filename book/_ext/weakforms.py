@@ -25,7 +25,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sqlalchemy.exc import SQLAlchemyError
-from results import ResultsFigure, ResultsTable, Scoreboard
+from results import Result, ResultsFigure, ResultsTable, Scoreboard
 from sphinx_proof.nodes import proof_node
 
 log = logging.getLogger(__name__)
@@ -235,4 +235,5 @@ def setup(app):
                             ("results-table", ResultsTable), ("results-figure", ResultsFigure),
                             ("scoreboard", Scoreboard)):
         app.add_directive(name, directive)
+    app.add_role("result", Result())
     return {"version": "1", "parallel_read_safe": False}
