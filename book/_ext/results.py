@@ -96,8 +96,10 @@ class ResultsFigure(Generated):
 
     def text(self):
         y = self.options.get("y", "gap")
-        found = [r for r in rows(self.env.app, self.arguments[0])
-                 if r.rate <= self.options.get("most", math.inf) and not getattr(r, y) > self.options.get("top", math.inf)]
+        every = rows(self.env.app, self.arguments[0])
+        level = [r for r in every if r.kind == "limit"]        # a single one is a level, whatever its rate
+        found = [r for r in every if (r.rate <= self.options.get("most", math.inf) or level == [r])
+                 and not getattr(r, y) > self.options.get("top", math.inf)]
         folder = Path(self.env.app.outdir).parent / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / self.options["name"]

@@ -29,8 +29,13 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get("LECTURELIB_NATIVE") == "0" or compiler is None:
         return None
     try:
-        return ctypes.CDLL(str(_built(compiler)))
-    except (OSError, subprocess.SubprocessError):
+        target = _built(compiler)
+        try:
+            return ctypes.CDLL(str(target))
+        except OSError:                                    # what is there is damaged, as after a loss of power
+            target.unlink(missing_ok=True)
+            return ctypes.CDLL(str(_built(compiler)))
+    except (OSError, RuntimeError, subprocess.SubprocessError):        # RuntimeError: there is no home directory
         return None
 
 
@@ -63,6 +68,8 @@ def _built(compiler):
         with tempfile.TemporaryDirectory(dir=folder) as work:
             made = Path(work) / target.name
             subprocess.run([compiler, *FLAGS, "-o", str(made), str(SOURCE), "-lm"], capture_output=True, check=True, timeout=120)
+            with made.open("rb") as written:
+                os.fsync(written.fileno())                 # else a loss of power can leave a file with holes, which ends the process that loads it
             os.replace(made, target)
     return target
 
@@ -81,8 +88,12 @@ def feedback(e: torch.Tensor, y: torch.Tensor, N: torch.Tensor, q: torch.Tensor 
     e, y, q : (B, g, m) with g at most GROUP; e becomes $e-q$, and q (if any) is written.  N : (B, g, g).
     low, high : both numbers, or both (B, 1, m).  With `reverse` the rows go from the last to the first, i after j.
     """
-    low, high = (v if isinstance(v, torch.Tensor) else torch.tensor([[[float(v)]]]) for v in (low, high))
     (B, g, m), at, sign = e.shape, slice(-1, None) if reverse else slice(None), -1 if reverse else 1
+    if any(x.dtype != torch.float32 or x.device.type != "cpu" for x in (e, y, N, *(() if q is None else (q,)))):
+        raise ValueError("e, y, N and q must be float32 on a CPU")
+    if g > GROUP or y.shape != e.shape or N.shape != (B, g, g) or q is not None and q.shape != e.shape:
+        raise ValueError(f"e, y and q must have one shape (B, g, m) with g at most {GROUP}, and N (B, g, g)")
+    low, high = (torch.as_tensor(v, dtype=torch.float32, device="cpu").expand(B, 1, m).contiguous() for v in (low, high))
     s = strides(e.stride(0), sign * e.stride(1), y.stride(0), sign * y.stride(1), *((q.stride(0), sign * q.stride(1)) if q is not None else (0, 0)),
-                N.stride(0), low.stride(0) if len(low) > 1 else 0, 1 if low.shape[2] > 1 else 0, sign * N.stride(1), sign * N.stride(2))
+                N.stride(0), m, 1, sign * N.stride(1), sign * N.stride(2))
     call("feedback", e[:, at], y[:, at], N[:, at, at], None if q is None else q[:, at], low, high, s, B, g, m)

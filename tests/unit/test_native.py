@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lecturelib import native
 from lecturelib.quantization import gptq, sic, sic_trellis
 
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+needs_compiler = pytest.mark.skipif(native.library() is None, reason="there is no C compiler, or its work is not wanted")
 
 
 @pytest.fixture
@@ -84,10 +84,54 @@ def test_schemes_lose_as_much_as_without(scheme, eager):
 def test_no_compiler_is_no_error(monkeypatch):
     native.library.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert native.library() is None and not native.serves(torch.zeros(3))
-    W, sigma = problem(1, 5, 16)
-    assert gptq.quantize(W, sigma, 3, 8)[0].shape == W.shape
+    try:
+        assert native.library() is None and not native.serves(torch.zeros(3))
+        W, sigma = problem(1, 5, 16)
+        assert gptq.quantize(W, sigma, 3, 8)[0].shape == W.shape
+    finally:
+        native.library.cache_clear()
+
+
+@needs_compiler
+def test_a_damaged_file_is_built_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native._built(shutil.which("cc")).write_bytes(b"")
     native.library.cache_clear()
+    try:
+        assert native.library() is not None
+    finally:
+        native.library.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_default_type_does_not_matter_and_nothing_given_is_changed(dtype):
+    W, sigma = problem(2, 40, 48)
+    W = W.mT.contiguous().mT                                  # its transpose is contiguous
+    before = W.clone(), sigma.clone()
+    found = []
+    for default in (torch.float32, dtype):
+        torch.set_default_dtype(default)
+        try:
+            found.append((gptq.integers(W, sigma, 0.3), gptq.quantize(W, sigma, 3, 16)[0], sic.watersic(W, sigma, step=0.3)[0], sic.trellis(W, sigma, 2.0, chunk=20)[0]))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, *found)) and torch.equal(W, before[0]) and torch.equal(sigma, before[1])
+
+
+@pytest.mark.parametrize("low, high", [(torch.full((1, 1, 1), -1.0), 2), (-1, torch.full((1, 1, 1), 2.0).expand(1, 1, 9)), (torch.tensor(-1), 2)])
+def test_ends_may_be_numbers_or_tensors(low, high):
+    e, y = torch.randn(2, 1, 4, 9, generator=torch.Generator().manual_seed(0))
+    if native.library() is not None:
+        q = torch.empty_like(e)
+        native.feedback(e.clone(), y, torch.zeros(1, 4, 4), q, low, high)
+        assert torch.equal(q, y.round().clamp(-1, 2))
+
+
+def test_bad_shapes_are_refused():
+    with pytest.raises(ValueError, match="columns"):
+        sic_trellis.Search(8, 4)(torch.randn(10, 5))
+    with pytest.raises(ValueError, match="shape"):
+        native.feedback(*torch.zeros(2, 1, 65, 3), torch.zeros(1, 65, 65), None, -1, 1)
 
 
 @needs_compiler

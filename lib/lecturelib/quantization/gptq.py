@@ -59,6 +59,7 @@ def _damp(sigma, damping):
     return sigma
 
 
+@torch.no_grad()
 def quantize(W: torch.Tensor, sigma: torch.Tensor, bits: int, group: int | None = None, *, damping: float = 0.01,
              shrink: tuple[float, ...] = (1.0,), order: bool = False) -> tuple[torch.Tensor, float]:
     r"""GPTQ with $2^b$ levels between the two ends of each group of columns (eq-layers-grid).
@@ -94,6 +95,7 @@ def quantize(W: torch.Tensor, sigma: torch.Tensor, bits: int, group: int | None 
     return _sweep(W, N, lambda y: _grid(y, bits, shrink), group), _rate(bits, group)
 
 
+@torch.no_grad()
 def rtn(W: torch.Tensor, bits: int, group: int | None = None, *, shrink: tuple[float, ...] = (1.0,)) -> tuple[torch.Tensor, float]:
     r"""Round to nearest on the same grids, without feedback: each weight for itself.
 
@@ -104,6 +106,7 @@ def rtn(W: torch.Tensor, bits: int, group: int | None = None, *, shrink: tuple[f
     return _sweep(W, None, lambda y: _grid(y, bits, shrink), group), _rate(bits, group)
 
 
+@torch.no_grad()
 def integers(W: torch.Tensor, sigma: torch.Tensor | None, step, *, damping: float = 0.0) -> torch.Tensor:
     r"""GPTQ on the unbounded grid: integers $z$ (..., m, n), $\hat w_j=\alpha_jz_j$ (thm-layers-babai).
 
@@ -133,11 +136,12 @@ def _sweep(W, N, grid, group):
     return sweep(W.reshape(-1, m, n), None if N is None else N.reshape(-1, n, n), grid, group).view(W.shape)
 
 
+@torch.no_grad()
 def sweep(W: torch.Tensor, N: torch.Tensor | None, grid, group: int | None) -> torch.Tensor:
     r"""$\hat w_j=Q_j\big(w_j+\sum_{i<j}N_{ij}(w_i-\hat w_i)\big)$ for $j=1,\dots,n$ (eq-layers-gptq); $N=I$ if it is None.
 
     `W` is (B, m, n) and `N` (B, n, n).  `grid(y)` is called once for each group with $y$ of the whole group, (B, g, m), and
-    returns the step $s$ and the ends of $Q(y)=s\min(\max(\mathrm{round}(y/s),\text{low}),\text{high})$, each a number or (B, 1, m).
+    returns the step $s$ and the ends of $Q(y)=s\min(\max(\mathrm{round}(y/s),\text{low}),\text{high})$, the two both numbers or both (B, 1, m).
     """
     w = W.mT.clone(memory_format=torch.contiguous_format)   # becomes the errors, column by column
     n, found = w.shape[-2], torch.empty_like(w)

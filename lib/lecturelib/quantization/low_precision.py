@@ -74,8 +74,12 @@ def mxfp4(x: torch.Tensor, rule: str = "floor", generator: torch.Generator | Non
     s = unit(x, rule)
     y = _blocks(x) / s
     inside = y.abs() <= 6 * (1 + 1e-6)
-    q = float_formats.quantize(y, E2M1) if generator is None else stochastic(y.clamp_(-6, 6), E2M1, generator)
-    return q.mul_(s).view(x.shape), inside.view(x.shape)
+    return _rounded(y, s, generator).view(x.shape), inside.view(x.shape)
+
+
+def _rounded(y, s, generator):
+    """s times blocks y in units of s, rounded; y is used up."""
+    return (float_formats.quantize(y, E2M1, out=y) if generator is None else stochastic(y.clamp_(-6, 6), E2M1, generator)).mul_(s)
 
 
 def block_float(x: torch.Tensor, fmt: Format, block: int = BLOCK):
@@ -171,11 +175,13 @@ class Recipe:
 
 
 def _unbiased(a, generator):
-    return mxfp4(a, "safe", generator)[0]
+    s = unit(a, "safe")
+    return _rounded(_blocks(a) / s, s, generator).view(a.shape)
 
 
 def _nearest(a, generator):
-    return mxfp4(a)[0]
+    s = unit(a, "floor")
+    return _rounded(_blocks(a) / s, s, None).view(a.shape)
 
 
 def _in_block_float(x, fmt, block):

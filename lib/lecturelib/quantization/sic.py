@@ -53,7 +53,7 @@ def cancel(target: torch.Tensor, L: torch.Tensor, decide: Callable[[int, torch.T
 
 def _block(e, t, R, decide, first, width):
     """Columns first, first + 1, ... from the last on; t holds their targets given all columns after them, e becomes the errors."""
-    g, fast = e.shape[1], decide is None and native.serves(e, t)
+    g, fast = e.shape[1], decide is None and native.serves(e, t) and R.dtype == e.dtype and R.device == e.device
     if g > (native.GROUP if fast else max(LEAF, width)):
         mid = g // (2 * width) * width
         left, right = slice(0, mid), slice(mid, g)
@@ -192,7 +192,7 @@ class _Problem:
 
     def target(self, rows=slice(None)):
         """The columns of $W\\Sigma\\tilde\\Sigma^{-1}=W-W\\,\\mathrm{diag}(\\rho)\\tilde\\Sigma^{-1}$, (B, n, m)."""
-        T = self.W[:, rows].transpose(1, 2).float().contiguous()
+        T = self.W[:, rows].transpose(1, 2).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         for w, L, rho in zip(T, self.L, self.charge):
             if rho is not None:
                 x = torch.linalg.solve_triangular(L, rho.unsqueeze(1) * w, upper=False)

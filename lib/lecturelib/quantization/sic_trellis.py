@@ -31,7 +31,7 @@ class Search:
         h0, h1 = entropy_trellis.MASKS[states]
         w = torch.arange(2 * states)
         self.labels = (2 * entropy_trellis.parity(w & h0) + entropy_trellis.parity(w & h1)).to(device)
-        self.states, half = states, states // 2
+        self.states, half = int(states), states // 2
         self.state = torch.zeros(sequences, dtype=torch.int64, device=device)
         self.M = [torch.empty(states, sequences, device=device) for _ in range(2)]
         self.V = torch.empty(2, half, 2, sequences, device=device)
@@ -41,7 +41,9 @@ class Search:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Integers of the best path through `x` (T, sequences), float32, finite; the states move on."""
         (T, S), states, half = x.shape, self.states, self.states // 2
-        if native.serves(x) or native.serves(x.T):
+        if S != len(self.state):
+            raise ValueError(f"x must have {len(self.state)} columns, one for each sequence; got {S}")
+        if (native.serves(x) or native.serves(x.T)) and self.state.device.type == "cpu":
             q = torch.empty_like(x)
             native.call("paths", x, q, self.state, self.labels, states, T, S, *x.stride(), *q.stride())
             return q
