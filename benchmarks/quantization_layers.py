@@ -3,6 +3,7 @@ import math
 import time
 
 import torch
+from lecturelib import native
 from lecturelib.quantization import entropy_trellis, gptq, layer_theory, rotations, sic, sic_coder, sic_trellis
 from timing import paired
 
@@ -69,6 +70,37 @@ def plain(W, sigma, bits, group):
     return W_hat
 
 
+def eager(f):
+    """`f` without the loops in C."""
+    def run():
+        kept, native.library = native.library, lambda: None
+        try:
+            return f()
+        finally:
+            native.library = kept
+    return run
+
+
+def in_c(kernel, f, loss, rounds, note):
+    """A row: the loops in C against the same in PyTorch."""
+    loops = [loss(g()) for g in (f, eager(f))]
+    assert abs(loops[0] / loops[1] - 1) < 0.01
+    a, b, ratio, spread = paired(f, eager(f), rounds=rounds, warmup=1)
+    return {"kernel": kernel, "ours": f"loops in C {1e3 * a:.1f} ms", "peer": f"the same in PyTorch {1e3 * b:.1f} ms", "ratio": ratio, "spread": spread,
+            "agreement": f"losses {loops[0]:.6g} and {loops[1]:.6g}", "note": note}
+
+
+def loops():
+    """What the loops in C bring: GPTQ, WaterSIC and the trellis."""
+    g, i, rows = torch.Generator().manual_seed(5), torch.arange(576), []
+    W, sigma = torch.randn(1, 960, 576, generator=g), (0.9 ** (i[:, None] - i).abs())[None]
+    def loss(V): return float(((V - W) @ sigma * (V - W)).mean())
+    for name, f in (("GPTQ, 3 bits, groups of 64", lambda: gptq.quantize(W, sigma, 3, 64)[0]), ("WaterSIC, 2.3 bits", lambda: sic.watersic(W, sigma, 2.3)[0]),
+                    ("trellis of 8 states, 2.3 bits", lambda: sic.trellis(W, sigma, 2.3)[0]), ("trellis of 256 states, 2.3 bits", lambda: sic.trellis(W, sigma, 2.3, states=256)[0])):
+        rows.append(in_c(f"{name}, 960 x 576", f, loss, 5 if "256" not in name else 1, "one thread"))
+    return rows
+
+
 def gptq_time(B, m, n, rounds):
     g, i = torch.Generator().manual_seed(3), torch.arange(n)
     W, sigma = torch.randn(B, m, n, generator=g), (0.9 ** (i[:, None] - i).abs()).expand(B, n, n)
@@ -119,4 +151,5 @@ def measure() -> list[dict]:
     rows += [gaps(name, S, states, rate) for rate in (2.0, 1.0) for states in THEORY]
     rows += coded()
     rows += [gptq_time(1, 576, 576, 3), gptq_time(8, 576, 576, 2), gptq_time(4, 3072, 576, 1)]
+    rows += loops()
     return rows + [search_time(8, 150), search_time(8, 480), search_time(256, 150)]
