@@ -4,8 +4,9 @@ BIN    := .venv/bin
 BUILD  := $(BIN)/jupyter-book build . -W -n --keep-going
 PDF    := _build/latex/weak-forms-few-bits.pdf
 PORT   ?= 8000
+EXAMPLES ?= 1000
 
-.PHONY: help html test pdf site gate oracles lab serve record bench clean distclean
+.PHONY: help html test nightly pdf site gate oracles lab serve record bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +19,7 @@ help:
 	@echo "make bench   measure the kernels against their peers and limits"
 	@echo "make site    test the built site in a headless Chromium, offline"
 	@echo "make gate    seed faults in a small book and see that the gate catches each"
+	@echo "make nightly try a thousand times as many examples in every property test (hours)"
 	@echo "make oracles install torchao and bitsandbytes and compare the number formats with theirs"
 	@echo "make clean   remove what was built; make distclean removes .venv too"
 
@@ -55,6 +57,10 @@ site: html
 gate: .venv/.installed
 	@echo "== seeding faults in copies of a small book"
 	$(BIN)/python -m pytest tests/gate
+
+nightly: .venv/.installed
+	@echo "== property tests with EXAMPLES times as many examples, two files at a time with a thread each"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m hypothesis --examples $(EXAMPLES) -n 2 --dist loadfile
 
 oracles: .venv/.installed
 	@echo "== installing torchao and bitsandbytes beside the environment, not into it"

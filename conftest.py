@@ -9,6 +9,7 @@ from queue import Empty
 import jupytext
 import nbformat
 import pytest
+from hypothesis import settings
 from nbval.plugin import IPyNbCell, IPyNbFile, coalesce_streams, find_metadata_tags
 
 ROOT = Path(__file__).parent
@@ -26,6 +27,17 @@ def pytest_addoption(parser):
                      help="run the pages and record the outputs of their checked cells")
     parser.addoption("--device", default="cpu",
                      help="where tests/unit/test_device.py runs the kernels, say cuda")
+    parser.addoption("--examples", type=int, default=1, metavar="K",
+                     help="try K times as many examples in each property test (`make nightly`)")
+
+
+@pytest.hookimpl(trylast=True)                          # after the markers of Hypothesis
+def pytest_collection_modifyitems(config, items):
+    factor = config.getoption("--examples")
+    if factor > 1:
+        for test in {item.function for item in items if item.get_closest_marker("hypothesis")}:
+            few = test._hypothesis_internal_use_settings
+            test._hypothesis_internal_use_settings = settings(few, max_examples=factor * few.max_examples)
 
 
 def pytest_collect_file(file_path, parent):
