@@ -65,6 +65,7 @@ class ResultsTable(Generated):
     """`{results-table} problem`: every scheme, best first; `:at: 2` keeps the rates within .15 of it."""
     required_arguments = 1
     optional_arguments = 0
+    final_argument_whitespace = True
     option_spec = {"at": float, "value": directives.unchanged, "by": directives.unchanged}
 
     def text(self):
