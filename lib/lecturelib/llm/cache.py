@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -68,33 +69,31 @@ def attend(q, k, v, scaling: float, k_hat=None, v_hat=None, block: int = 1, tilt
     _whole_block(block)
     if (k_hat is None) != (v_hat is None):
         raise ValueError("k_hat and v_hat must both be given, or neither")
-    T = q.shape[2]
-    t = torch.arange(T, device=q.device)
-    s = scores(q, k, scaling)
     if k_hat is None:
-        return mix(s.masked_fill_(t > t[:, None], -torch.inf).softmax(-1), v)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+    d, T = v.shape[-1], q.shape[2]
+    if tilt is not None:                                   # one more channel carries it: <(q, |q|^2), (k, -tilt scaling / 2)>
+        q = torch.cat([q, q.square().sum(-1, keepdim=True)], -1)
+        k_hat = torch.cat([k_hat, (-scaling / 2 * tilt).unsqueeze(-1)], -1)
+        k, v, v_hat = (F.pad(z, (0, 1)) for z in (k, v, v_hat))
     if T <= FEW * block:
-        parts = (_attend_block(q, k, v, scaling, k_hat, v_hat, slice(i, min(i + block, T)), tilt) for i in range(0, T, block))
-        return torch.cat(list(parts), 2)
+        parts = (_attend_block(q, k, v, scaling, k_hat, v_hat, slice(i, min(i + block, T))) for i in range(0, T, block))
+        return torch.cat(list(parts), 2)[..., :d]
+    t = torch.arange(T, device=q.device)
     old = t // block < (t // block)[:, None]
-    cached = scores(q, k_hat, scaling)
-    if tilt is not None:
-        groups = q.shape[1] // k.shape[1]
-        cached -= q.square().sum(-1, keepdim=True) * (scaling**2 / 2 * tilt).repeat_interleave(groups, 1).unsqueeze(2)
-    p = torch.where(old, cached, s.masked_fill_(t > t[:, None], -torch.inf)).softmax(-1)
-    return mix(p * old, v_hat) + mix(p.masked_fill_(old, 0.0), v)
+    s = scores(q, k, scaling).masked_fill_(t > t[:, None], -torch.inf)
+    p = torch.where(old, scores(q, k_hat, scaling), s).softmax(-1)
+    return (mix(p * old, v_hat) + mix(p.masked_fill_(old, 0.0), v))[..., :d]
 
 
-def _attend_block(q, k, v, scaling, k_hat, v_hat, here, tilt):
+def _attend_block(q, k, v, scaling, k_hat, v_hat, here):
     """The queries of one block: the cached past, then the block itself under its causal mask."""
-    start, q = here.start, q[:, :, here]
-    s = scores(q, torch.cat([k_hat[:, :, :start], k[:, :, here]], 2), scaling)
-    if tilt is not None:
-        groups = q.shape[1] // k.shape[1]
-        s[..., :start] -= q.square().sum(-1, keepdim=True) * (scaling**2 / 2 * tilt[:, :, :start]).repeat_interleave(groups, 1).unsqueeze(2)
-    t = torch.arange(q.shape[2], device=q.device)
-    s[..., start:].masked_fill_(t > t[:, None], -torch.inf)
-    return mix(s.softmax(-1), torch.cat([v_hat[:, :, :start], v[:, :, here]], 2))
+    start, size = here.start, here.stop - here.start
+    q = q[:, :, here].unflatten(1, (k.shape[1], -1))                 # (B, h', groups, size, d): one product per key head
+    groups = q.shape[2]
+    k, v = (torch.cat([past[:, :, :start], z[:, :, here]], 2) for past, z in ((k_hat, k), (v_hat, v)))
+    seen = torch.ones(size, here.stop, dtype=torch.bool, device=q.device).tril_(start).repeat(groups, 1)
+    return F.scaled_dot_product_attention(q.flatten(2, 3), k, v, seen, scale=scaling).unflatten(2, (groups, size)).flatten(1, 2)
 
 
 @contextlib.contextmanager
