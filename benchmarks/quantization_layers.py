@@ -73,7 +73,7 @@ def plain(W, sigma, bits, group):
 def eager(f):
     """`f` without the loops in C."""
     def run():
-        kept, native.library = native.library, lambda: None
+        kept, native.library = native.library, lambda name: None
         try:
             return f()
         finally:

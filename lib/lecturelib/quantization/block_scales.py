@@ -5,10 +5,13 @@ the matrix's scale.  `fmt` is a `blocks.BlockFormat`, whose docstring states the
 """
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
 
+from lecturelib import native
+from lecturelib.native import rounding
 from lecturelib.quantization import codebooks, float_formats
 
 POWERS = ("floor", "even", "ceil", "rceil")
@@ -17,17 +20,27 @@ POWERS = ("floor", "even", "ceil", "rceil")
 def of_blocks(a, fmt, t):
     """The scale (k, 1) of every block as it is stored, float32, and the zero or None."""
     if fmt.rule == "range":
-        z = stored(a.amin(1, keepdim=True), fmt)
-        return stored((a.amax(1, keepdim=True) - a.amin(1, keepdim=True)) / fmt.top, fmt), z
-    most = a.abs().amax(1, keepdim=True)
+        low, high = ends(a, "range")
+        return stored((high - low) / fmt.top, fmt), stored(low, fmt)
     if fmt.rule == "signed":
-        return stored(a.gather(1, a.abs().argmax(1, keepdim=True)) / fmt.levels[0], fmt), None
+        return stored(ends(a, "signed")[0] / fmt.levels[0], fmt), None
+    most, _ = ends(a, "magnitude")
     if fmt.rule in POWERS:
         return power_of_two(most, fmt, fmt.rule), None
     ideal = most / fmt.top if t is None else most / fmt.top / t
     if fmt.rule == "absmax":
         return stored(ideal, fmt), None
     return _best(a, _candidates(ideal, most, fmt), fmt, t), None
+
+
+def ends(a, kind):
+    """Of every block: the largest magnitude, the entry that has it ("signed"), or the least and the largest entry ("range"), (k, 1)."""
+    if _rule(a, None):
+        return rounding.ends(a, kind)
+    if kind == "range":
+        return a.amin(1, keepdim=True), a.amax(1, keepdim=True)
+    size = a.abs()
+    return (size.amax(1, keepdim=True) if kind == "magnitude" else a.gather(1, size.argmax(1, keepdim=True))), None
 
 
 def _candidates(ideal, most, fmt) -> Iterator[torch.Tensor]:
@@ -48,9 +61,13 @@ def _candidates(ideal, most, fmt) -> Iterator[torch.Tensor]:
 
 
 def _best(a, candidates, fmt, t):
-    best, least = None, None
+    best, least, rule = None, None, _rule(a, fmt)
     for s in candidates:
-        error = nearest(a, s, None, t, fmt).sub_(a).square_().sum(1, keepdim=True)
+        if rule:
+            error = torch.empty_like(s)
+            rounding.blocks(a, s if t is None else s * t, None, rule, errors=error)
+        else:
+            error = nearest(a, s, None, t, fmt).sub_(a).square_().sum(1, keepdim=True)
         if best is None:
             best, least = s, error
         else:
@@ -92,7 +109,16 @@ def ratio(a, s, z, t):
     return u if bool((s != 0).all()) else torch.where(s != 0, u, torch.zeros_like(u))
 
 
-def codes(u, fmt):
+def codes(a, s, z, t, fmt, out):
+    """The codes of blocks `a`, in `out`, uint8 like `a`."""
+    rule = _rule(a, fmt)
+    if rule:
+        rounding.blocks(a, s if t is None else s * t, z, rule, codes=out)
+    else:
+        out.copy_(_codes(ratio(a, s, z, t), fmt))
+
+
+def _codes(u, fmt):
     if fmt.element is not None:
         return float_formats.encode(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element)
     if fmt.integer:
@@ -100,8 +126,13 @@ def codes(u, fmt):
     return codebooks.encode(u, fmt.levels, dtype=torch.uint8)
 
 
-def nearest(a, s, z, t, fmt):
-    """The reconstruction of blocks `a`: the same operations in the same order as `Blocks.decode`."""
+def nearest(a, s, z, t, fmt, out=None):
+    """The reconstruction of blocks `a`, in `out` if given: the same operations in the same order as `Blocks.decode`."""
+    rule = _rule(a, fmt)
+    if rule:
+        y = out if out is not None and out.dtype == a.dtype else torch.empty_like(a)
+        rounding.blocks(a, s if t is None else s * t, z, rule, values=y)
+        return y if out is None or y is out else out.copy_(y)
     u = ratio(a, s, z, t)
     if fmt.element is not None:
         u = float_formats.quantize(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element, out=u)
@@ -110,4 +141,26 @@ def nearest(a, s, z, t, fmt):
     else:
         codebooks.quantize(u, fmt.levels, out=u)
     u.mul_(s if t is None else s * t)
-    return u if z is None else u.add_(z)
+    u = u if z is None else u.add_(z)
+    return u if out is None else out.copy_(u)
+
+
+def fits(x, fmt) -> bool:
+    """Whether the kernels in C serve `x` in this format: then all blocks are one piece."""
+    return x.is_contiguous() and bool(_rule(x, fmt))
+
+
+def _rule(a, fmt):
+    """What the kernels in C need to know of the format (of none, for the ends of blocks), or None where they do not serve."""
+    if not (native.serves("rounding", a, least=native.LEAST) and a.is_contiguous()):
+        return None
+    return _rule_of(fmt) if fmt else True
+
+
+@lru_cache
+def _rule_of(fmt):
+    if fmt.element is not None:
+        return rounding.floats(fmt.element, 2 * fmt.top)
+    if fmt.integer:
+        return rounding.grid(bounds=(fmt.levels[0], fmt.levels[-1]))
+    return rounding.levels(torch.tensor(fmt.levels, dtype=torch.float32))

@@ -226,7 +226,7 @@ def encode(x: torch.Tensor, fmt: BlockFormat) -> Blocks:
     matrix = _matrix_scale(x, fmt)
     for a, rows, t in _pieces(x, fmt, matrix):
         s, z = block_scales.of_blocks(a, fmt, t)
-        codes.view(-1, fmt.block)[rows] = block_scales.codes(block_scales.ratio(a, s, z, t), fmt)
+        block_scales.codes(a, s, z, t, fmt, codes.view(-1, fmt.block)[rows])
         _stored(scales, fmt).view(-1)[rows] = _stored(s.to(fmt.scale), fmt)[:, 0]
         if zeros is not None:
             zeros.view(-1)[rows] = z.to(fmt.scale)[:, 0]
@@ -245,7 +245,7 @@ def quantize(x: torch.Tensor, fmt: BlockFormat, *, out: torch.Tensor | None = No
     matrix, target = _matrix_scale(x, fmt), out.view(-1, fmt.block)
     for a, rows, t in _pieces(x, fmt, matrix):
         s, z = block_scales.of_blocks(a, fmt, t)
-        target[rows] = block_scales.nearest(a, s, z, t, fmt)
+        block_scales.nearest(a, s, z, t, fmt, target[rows])
     return out
 
 
@@ -268,25 +268,26 @@ def _stored(t, fmt):
 
 
 def _pieces(x, fmt, matrix) -> Iterator[tuple]:
-    """Blocks (k, block) float32, where they are among all, and the matrix's scale for each (k, 1) or None."""
+    """Blocks (k, block) float32, where they are among all, and the matrix's scale for each (k, 1) or for all (1, 1), or None."""
     flat = x.detach().reshape(-1, fmt.block)
-    size = max(1, uniform.CHUNK // fmt.block) if x.device.type == "cpu" else len(flat)
-    if matrix is not None:
-        each = flat.shape[0] // matrix.numel()
+    checked = block_scales.fits(flat, fmt)                 # of_blocks looks at every number then
+    size = len(flat) if checked or x.device.type != "cpu" else max(1, uniform.CHUNK // fmt.block)
     for first in range(0, len(flat), size):
         a = flat[first:first + size].float()
-        ends = torch.stack(torch.aminmax(a)).tolist()
-        if not (math.isfinite(ends[0]) and math.isfinite(ends[1])):
+        if not checked and not all(map(math.isfinite, torch.stack(torch.aminmax(a)).tolist())):
             raise ValueError("x must be finite (in float32); it holds a NaN or an infinity")
-        t = None
+        t = matrix
         if matrix is not None:
-            t = matrix.view(-1)[torch.arange(first, first + len(a), device=x.device) // each][:, None]
+            t = matrix.view(-1, 1)
+            if len(t) > 1:
+                t = t[torch.arange(first, first + len(a), device=x.device) // (len(flat) // len(t))]
         yield a, slice(first, first + len(a)), t
 
 
 def _matrix_scale(x, fmt) -> torch.Tensor | None:
     if fmt.scale != torch.float8_e4m3fn:
         return None
-    axes = (-2, -1) if x.ndim > 1 else (-1,)
-    most = x.detach().abs().amax(axes, keepdim=True).float() / fmt.top / (448.0 if fmt.rule == "absmax" else 256.0)
+    axes, flat = (-2, -1) if x.ndim > 1 else (-1,), x.detach().reshape(-1, fmt.block)
+    sizes = block_scales.ends(flat, "magnitude")[0].view(*x.shape[:-1], -1) if block_scales.fits(flat, fmt) else x.detach().abs()
+    most = sizes.amax(axes, keepdim=True).float() / fmt.top / (448.0 if fmt.rule == "absmax" else 256.0)
     return torch.where(most > 0, most, torch.ones_like(most))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from lecturelib import native
+from lecturelib.native import rounding
 from lecturelib.quantization import uniform
 from lecturelib.quantization.codebooks import CODES, _finite_pieces, _pieces
 
@@ -126,6 +128,9 @@ def quantize(x: torch.Tensor, fmt: Format, *, out: torch.Tensor | None = None) -
     """
     out = uniform._output(x, out, x.dtype if isinstance(x, torch.Tensor) else None)
     _holds(_format(fmt), x.dtype)
+    if native.serves("rounding", x, out, least=native.LEAST) and rounding.floats(fmt) is not None:
+        rounding.elements(x.detach(), out, rounding.floats(fmt))
+        return out
     wide, integer, digits, mask, first, last = _layout(fmt, x.dtype)
     offset = (digits - fmt.mantissa << digits) + (1 << digits - 1)          # 3/2 2^(digits - m)
     exponents, signs = _mask(x, integer, mask), _mask(x, integer, torch.iinfo(integer).min)
@@ -154,6 +159,9 @@ def encode(x: torch.Tensor, fmt: Format, *, out: torch.Tensor | None = None) -> 
     """
     dtype = torch.uint8 if _format(fmt).bits <= 8 else torch.int32
     out = uniform._output(x, out, dtype)
+    if native.serves("rounding", x, least=native.LEAST) and rounding.floats(fmt) is not None:
+        rounding.elements(x.detach(), out, rounding.floats(fmt))
+        return out
     wide, integer, digits, mask, first, last = _layout(fmt, x.dtype)
     offset = digits - fmt.mantissa << digits
     sign = 1 << fmt.exponent + fmt.mantissa

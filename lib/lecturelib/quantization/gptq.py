@@ -164,7 +164,7 @@ def sweep(W: torch.Tensor, N: torch.Tensor | None, grid, group: int | None) -> t
 
 def _block(e, y, N, q, low, high):
     """The columns of a group in steps: q is round(y) between its ends, y with the feedback of the columns before, e becomes e - q; N is transposed."""
-    g, fast = e.shape[1], native.serves(e, y, N, q)
+    g, fast = e.shape[1], native.serves("columns", e, y, N, q)
     if g > (native.GROUP if fast else LEAF):
         left, right = slice(0, g // 2), slice(g // 2, g)
         _block(e[:, left], y[:, left], N[:, left, left], q[:, left], low, high)

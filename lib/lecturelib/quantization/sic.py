@@ -53,7 +53,7 @@ def cancel(target: torch.Tensor, L: torch.Tensor, decide: Callable[[int, torch.T
 
 def _block(e, t, R, decide, first, width):
     """Columns first, first + 1, ... from the last on; t holds their targets given all columns after them, e becomes the errors."""
-    g, fast = e.shape[1], decide is None and native.serves(e, t) and R.dtype == e.dtype and R.device == e.device
+    g, fast = e.shape[1], decide is None and native.serves("columns", e, t) and R.dtype == e.dtype and R.device == e.device
     if g > (native.GROUP if fast else max(LEAF, width)):
         mid = g // (2 * width) * width
         left, right = slice(0, mid), slice(mid, g)

@@ -43,9 +43,9 @@ class Search:
         (T, S), states, half = x.shape, self.states, self.states // 2
         if S != len(self.state):
             raise ValueError(f"x must have {len(self.state)} columns, one for each sequence; got {S}")
-        if (native.serves(x) or native.serves(x.T)) and self.state.device.type == "cpu":
+        if (native.serves("columns", x) or native.serves("columns", x.T)) and self.state.device.type == "cpu":
             q = torch.empty_like(x)
-            native.call("paths", x, q, self.state, self.labels, states, T, S, *x.stride(), *q.stride())
+            native.call("columns", "paths", x, q, self.state, self.labels, states, T, S, *x.stride(), *q.stride())
             return q
         x = x.contiguous()
         if len(self.choice) < T:

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 
 import torch
 
+from lecturelib import native
+from lecturelib.native import rounding
+
 CHUNK = 1 << 16      # elements worked on at a time on a CPU: 256 KiB of float32 stays in cache
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
@@ -58,6 +61,11 @@ def quantize(x: torch.Tensor, step: float, *, offset: float = 0.0,
     [-0.5, 0.5, 1.5, 6.5]
     """
     out = _output(x, out, x.dtype if isinstance(x, torch.Tensor) else None)
+    if native.serves("rounding", x, out, least=native.LEAST):
+        eps = _checked(x, step, offset, bounds)
+        most = rounding.elements(x.detach(), out, rounding.grid(float(eps), offset, bounds))
+        if _roomy(most, float(eps), offset, x.dtype):
+            return out
     for a, q, eps, ends in _chunks(x, out, step, offset, bounds):
         _room(ends, eps, offset, bounds, q.dtype)
         m = _codes(a, eps, offset, bounds, q)
@@ -132,11 +140,7 @@ def _codes(a, eps, offset, bounds, out=None):
 @torch.no_grad()
 def _chunks(x, out, step, offset, bounds) -> Iterator[tuple[torch.Tensor, ...]]:
     """Flat pieces of `x` and `out` that fit in cache, the step, and the piece's extremes, finite."""
-    _numbers(step, offset, bounds)
-    eps = _tensor_step(step, x.dtype, x.device)
-    for b in bounds or ():
-        if abs(b) > 2**24 and int(torch.tensor(float(b), dtype=eps.dtype)) != b:
-            raise ValueError(f"bounds must be exact in {eps.dtype}; got {bounds}")
+    eps = _checked(x, step, offset, bounds)
     x, out = x.detach().reshape(-1), out.view(-1)
     size = CHUNK if x.device.type == "cpu" else max(x.numel(), 1)
     for a, b in zip(x.split(size), out.split(size)):
@@ -147,11 +151,26 @@ def _chunks(x, out, step, offset, bounds) -> Iterator[tuple[torch.Tensor, ...]]:
             yield a, b, eps, ends
 
 
+def _checked(x, step, offset, bounds) -> torch.Tensor:
+    """The step as a tensor, once the arguments are found to be good."""
+    _numbers(step, offset, bounds)
+    eps = _tensor_step(step, x.dtype, x.device)
+    for b in bounds or ():
+        if abs(b) > 2**24 and int(torch.tensor(float(b), dtype=eps.dtype)) != b:
+            raise ValueError(f"bounds must be exact in {eps.dtype}; got {bounds}")
+    return eps
+
+
+def _roomy(top, step, offset, dtype) -> bool:
+    """Numbers up to `top` certainly stay in the range of `dtype`: the usual case, without a tensor."""
+    return (top / step + abs(offset) + 1) * max(step, 1.0) < torch.finfo(dtype).max / 2
+
+
 def _room(ends, eps, offset, bounds, dtype) -> None:
     """Refuse a piece whose extremes `ends` leave the range of `dtype` on the way to their levels."""
     top, step = max(abs(v) for v in ends), float(eps)
-    if (top / step + abs(offset) + 1) * max(step, 1.0) < torch.finfo(dtype).max / 2:
-        return                                          # the usual case, without a tensor
+    if _roomy(top, step, offset, dtype):
+        return
     m = _codes(torch.tensor(ends, dtype=eps.dtype), eps.cpu(), offset, bounds)
     if not torch.isfinite(m.add_(offset).mul_(eps.cpu()).to(dtype)).all():
         raise ValueError(f"x and step must keep q(x) finite in {dtype}; got |x| up to {top:.4g}, step {step:.4g}")

@@ -1,50 +1,9 @@
 /* Inner loops that run over columns or over time, where PyTorch would call a kernel for every step.
-   Built by lecturelib/native.py with -ffp-contract=off: sums are rounded as the eager code rounds them. */
-#include <math.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+   GROUP, the most rows of one call of `feedback`, is a flag of the compiler. */
+#include "team.h"
 
 #define WIDTH 64                    /* columns of a tile of `feedback` */
-#define GROUP 64                    /* most rows of one call of `feedback` */
 #define LANES 16                    /* sequences that `paths` searches side by side */
-
-/* The OpenMP runtime that PyTorch has loaded, so that its waiting threads are the ones that work; threads of our own without it. */
-extern void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));
-extern int omp_get_thread_num(void) __attribute__((weak));
-extern int omp_get_num_threads(void) __attribute__((weak));
-
-typedef int (*Loop)(const void *with, int64_t begin, int64_t end);
-typedef struct { Loop loop; const void *with; int64_t n, threads; int failed; } Team;
-typedef struct { Team *team; int64_t k; int own; pthread_t thread; } Job;
-
-static void part(Team *t, int64_t k, int64_t of) {
-    if (t->loop(t->with, t->n * k / of, t->n * (k + 1) / of)) t->failed = 1;
-}
-static void in_team(void *p) { part(p, omp_get_thread_num(), omp_get_num_threads()); }
-static void *in_thread(void *p) { Job *j = p; part(j->team, j->k, j->team->threads); return NULL; }
-
-/* loop(with, begin, end) on `threads` pieces of 0, ..., n - 1; nonzero if one of them failed */
-static int spread(Loop loop, const void *with, int64_t n, int64_t threads) {
-    if (threads > n) threads = n;
-    if (threads > 256) threads = 256;
-    Team team = {loop, with, n, threads, 0};
-    if (threads < 2) {
-        if (n) part(&team, 0, 1);
-    } else if (GOMP_parallel && omp_get_thread_num && omp_get_num_threads) {
-        GOMP_parallel(in_team, &team, threads, 0);
-    } else {
-        Job jobs[256];
-        for (int64_t k = 0; k < threads; k++) {
-            jobs[k] = (Job){&team, k, 0, 0};
-            jobs[k].own = k + 1 < threads && !pthread_create(&jobs[k].thread, NULL, in_thread, &jobs[k]);
-            if (!jobs[k].own) in_thread(&jobs[k]);
-        }
-        for (int64_t k = 0; k < threads; k++) if (jobs[k].own) pthread_join(jobs[k].thread, NULL);
-    }
-    return team.failed;
-}
 
 /* q_j = min(max(round(y_j + sum_{i<j} N_ji (w_i - q_i)), low), high) for j = 0, ..., g - 1; w_j - q_j in the place of w_j.
    strides: of e, y, q and N by matrix and by row j, of N by i, of low and high by matrix and by column. */

@@ -1,15 +1,17 @@
-"""Loops over columns and over time in C, for tensors on a CPU: built on first use, about a second, once for a machine.
+"""Kernels in C, for float32 tensors on a CPU: each file is built on first use, under a second, once for a machine.
 
-`library()` compiles `native.c` with the C compiler of the machine (`$CC`, or `cc`) into the user's cache
+`library(name)` compiles `name.c` with the C compiler of the machine (`$CC`, or `cc`) into the user's cache
 (`$XDG_CACHE_HOME/lecturelib`, or `~/.cache/lecturelib`), under a name made of the source, the compiler and the
 processor.  Without a compiler, or with `LECTURELIB_NATIVE=0` in the environment, it is None, and the callers
-take their eager paths, which are the reference that the tests compare with.
+take their eager paths, which are the reference that the tests compare with.  So they do for tensors of fewer
+than `LEAST` numbers, where a kernel that works number by number would save nothing.
 """
 import ctypes
 import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,39 +19,48 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_suffix(".c")
+FOLDER = Path(__file__).parent
+LEAST = 1 << 16       # numbers from which on a kernel that works number by number is called
+OK, NO_MEMORY, NOT_FINITE, OUT_OF_RANGE = range(4)         # what the kernels return, as in team.h
 GROUP = 64            # most rows of one call of `feedback`
-FLAGS = ("-O3", "-march=native", "-std=c11", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+CHAIN = 16            # levels up to which all thresholds are compared
+FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+         f"-DGROUP={GROUP}", f"-DCHAIN={CHAIN}")
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled loops, or None where there are none."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if os.environ.get("LECTURELIB_NATIVE") == "0" or compiler is None:
+def library(name: str) -> ctypes.CDLL | None:
+    """The compiled kernels of `name.c`, or None where there are none."""
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if os.environ.get("LECTURELIB_NATIVE") == "0" or shutil.which(compiler[0]) is None:
         return None
     try:
-        target = _built(compiler)
+        target = _built(name, compiler)
         try:
             return ctypes.CDLL(str(target))
         except OSError:                                    # what is there is damaged, as after a loss of power
             target.unlink(missing_ok=True)
-            return ctypes.CDLL(str(_built(compiler)))
+            return ctypes.CDLL(str(_built(name, compiler)))
     except (OSError, RuntimeError, subprocess.SubprocessError):        # RuntimeError: there is no home directory
         return None
 
 
-def serves(*tensors: torch.Tensor) -> bool:
-    """Whether the loops can be run on these tensors: float32 on a CPU, the last axis contiguous."""
-    return all(x.device.type == "cpu" and x.dtype == torch.float32 and x.stride(-1) == 1 for x in tensors) and library() is not None
+def serves(name: str, *tensors: torch.Tensor, least: int = 0) -> bool:
+    """Whether the kernels of `name.c` can be run on these tensors: float32 on a CPU, the last axis contiguous, the first of `least` numbers."""
+    return all(x.device.type == "cpu" and x.dtype == torch.float32 and (x.ndim == 0 or x.stride(-1) == 1) for x in tensors) and \
+        tensors[0].numel() >= least and library(name) is not None
 
 
-def call(name: str, *arguments) -> None:
-    """Run a loop: tensors as addresses, integers as int64, and the number of PyTorch's threads at the end; MemoryError if it found no room."""
-    given = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, torch.Tensor) else a if a is None else ctypes.c_int64(a) if isinstance(a, int) else a
-             for a in arguments]
-    if getattr(library(), name)(*given, ctypes.c_int64(torch.get_num_threads())):
-        raise MemoryError(f"{name} could not get its working memory")
+def call(name: str, function: str, *arguments) -> int:
+    """Run a kernel: tensors as addresses, integers as int64, and the number of PyTorch's threads at the end.
+
+    Returns OK, NOT_FINITE or OUT_OF_RANGE.  Raises MemoryError if it found no room to work in.
+    """
+    given = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, torch.Tensor) else ctypes.c_int64(a) if isinstance(a, int) else a for a in arguments]
+    code = getattr(library(name), function)(*given, ctypes.c_int64(torch.get_num_threads()))
+    if code == NO_MEMORY:
+        raise MemoryError(f"{function} could not get its working memory")
+    return code
 
 
 def strides(*numbers: int):
@@ -57,17 +68,18 @@ def strides(*numbers: int):
     return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
-def _built(compiler):
+def _built(name, compiler):
     """Path of the shared library, compiled if it is not there; written under another name first, so that no process sees half of it."""
-    text = SOURCE.read_bytes() + " ".join((compiler, *FLAGS, platform.machine(), _processor())).encode()
-    text += subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
+    source = FOLDER / f"{name}.c"
+    text = source.read_bytes() + (FOLDER / "team.h").read_bytes() + " ".join((*compiler, *FLAGS, platform.machine(), _processor())).encode()
+    text += subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lecturelib"
-    target = folder / f"native-{hashlib.sha256(text).hexdigest()[:24]}.so"
+    target = folder / f"{name}-{hashlib.sha256(text).hexdigest()[:24]}.so"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
             made = Path(work) / target.name
-            subprocess.run([compiler, *FLAGS, "-o", str(made), str(SOURCE), "-lm"], capture_output=True, check=True, timeout=120)
+            subprocess.run([*compiler, *FLAGS, "-o", str(made), str(source), "-lm"], capture_output=True, check=True, timeout=120)
             with made.open("rb") as written:
                 os.fsync(written.fileno())                 # else a loss of power can leave a file with holes, which ends the process that loads it
             os.replace(made, target)
@@ -96,4 +108,4 @@ def feedback(e: torch.Tensor, y: torch.Tensor, N: torch.Tensor, q: torch.Tensor 
     low, high = (torch.as_tensor(v, dtype=torch.float32, device="cpu").expand(B, 1, m).contiguous() for v in (low, high))
     s = strides(e.stride(0), sign * e.stride(1), y.stride(0), sign * y.stride(1), *((q.stride(0), sign * q.stride(1)) if q is not None else (0, 0)),
                 N.stride(0), m, 1, sign * N.stride(1), sign * N.stride(2))
-    call("feedback", e[:, at], y[:, at], N[:, at, at], None if q is None else q[:, at], low, high, s, B, g, m)
+    call("columns", "feedback", e[:, at], y[:, at], N[:, at, at], None if q is None else q[:, at], low, high, s, B, g, m)
