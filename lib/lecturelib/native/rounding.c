@@ -247,3 +247,31 @@ int round_blocks(const float *x, const float *s, const float *z, float *y, float
     Scaled f = {x, s, z, y, error, codes, block, rule};
     return spread(scaled, &f, blocks, threads);
 }
+
+typedef struct { const uint8_t *codes; const float *s, *z, *points; float *y; int64_t count, block; } Stored;
+
+static int stored(const void *p, int64_t begin, int64_t end) {
+    const Stored *f = p;
+    const int64_t B = f->block;
+    float points[256] = {0};
+    uint8_t top = 0;
+    int32_t most = 0;
+    memcpy(points, f->points, f->count * sizeof *points);
+    for (int64_t k = begin; k < end; k++) {
+        const uint8_t *c = f->codes + k * B;
+        float *y = f->y + k * B;
+        const float s = f->s ? f->s[k] : 1, z = f->z ? f->z[k] : 0;
+        for (int64_t l = 0; l < B; l++) { top = c[l] > top ? c[l] : top; y[l] = points[c[l]]; }
+        if (f->s) for (int64_t l = 0; l < B; l++) y[l] *= s;
+        if (f->z) for (int64_t l = 0; l < B; l++) y[l] += z;
+        int32_t m = largest_bits(y, B);
+        most = m > most ? m : most;
+    }
+    return top >= f->count ? OUT_OF_RANGE : most >= FINITE ? NOT_FINITE : OK;
+}
+
+/* points[code] (times s, plus z of its block) for codes (blocks, block); s and z may be NULL */
+int decode_blocks(const uint8_t *codes, const float *s, const float *z, const float *points, float *y, int64_t count, int64_t blocks, int64_t block, int64_t threads) {
+    Stored f = {codes, s, z, points, y, count, block};
+    return spread(stored, &f, blocks, threads);
+}

@@ -82,3 +82,16 @@ def blocks(a: torch.Tensor, s: torch.Tensor, z: torch.Tensor | None, rule: Rule,
     """Rows of `a` (k, block) with scales and zeros (k, 1): the nearest values, or their square errors (k, 1), or uint8 codes, where asked for."""
     s, z = s.contiguous(), None if z is None else z.contiguous()
     native.call("rounding", "round_blocks", a, s, z, values, errors, codes, ctypes.byref(rule), *a.shape)
+
+
+def decode(codes: torch.Tensor, s: torch.Tensor | None, z: torch.Tensor | None, points: torch.Tensor, out: torch.Tensor) -> None:
+    """points[code], times s and plus z (k, 1) of its row, if given, for uint8 codes (k, block); into `out` float32 (k, block).
+
+    Raises ValueError on codes without a point, and where the result is not finite.
+    """
+    s, z = (None if v is None else v.contiguous() for v in (s, z))
+    code = native.call("rounding", "decode_blocks", codes.contiguous(), s, z, points.contiguous(), out, len(points), *codes.shape)
+    if code == native.OUT_OF_RANGE:
+        raise ValueError(f"codes must lie in 0, ..., {len(points) - 1}")
+    if code == native.NOT_FINITE:
+        raise ValueError("codes must stand for finite numbers")

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from scipy import stats
 
+from lecturelib import native
+from lecturelib.native import rounding
 from lecturelib.quantization import block_scales, codebooks, float_formats, packing, uniform
 
 POWERS = block_scales.POWERS
@@ -106,6 +108,11 @@ class Blocks:
         s = self.scales.float()
         if self.matrix is not None:
             s = s * self.matrix
+        x = torch.empty(self.codes.shape, dtype=torch.float32, device=self.codes.device)
+        if native.serves("rounding", x, self.levels, least=native.LEAST):
+            zeros = None if self.zeros is None else self.zeros.float().reshape(-1, 1)
+            rounding.decode(self.codes.reshape(-1, self.block), s.reshape(-1, 1), zeros, self.levels, x)
+            return x
         if self.codes.numel() and int(self.codes.max()) >= len(self.levels):
             raise ValueError(f"codes must lie in 0, ..., {len(self.levels) - 1}")
         x = torch.index_select(self.levels, 0, self.codes.reshape(-1).int()).view(*s.shape, self.block)

@@ -78,14 +78,22 @@ def decode(codes: torch.Tensor, points, *, dtype: torch.dtype = torch.float32,
     points = _points(points, dtype, codes.device).to(dtype)
     if not torch.isfinite(points).all():
         raise ValueError(f"points must be finite in {dtype}")
+    out = _decoded(codes, dtype, out)
+    if codes.dtype == torch.uint8 and len(points) <= 256 and native.serves("rounding", out, points, least=native.LEAST):
+        rounding.decode(codes.reshape(-1, 256 if codes.numel() % 256 == 0 else 1), None, None, points, out)
+        return out
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < len(points):
         raise ValueError(f"codes must lie in 0, ..., {len(points) - 1}")
-    if out is None:
-        out = torch.empty(codes.shape, dtype=dtype, device=codes.device)
-    elif not out.is_contiguous() or (out.shape, out.dtype, out.device) != (codes.shape, dtype, codes.device):
-        raise ValueError(f"out must be contiguous with shape {tuple(codes.shape)} and dtype {dtype}")
     for j, q in _pieces(codes, out):
         torch.index_select(points, 0, j.int(), out=q)
+    return out
+
+
+def _decoded(codes, dtype, out):
+    if out is None:
+        return torch.empty(codes.shape, dtype=dtype, device=codes.device)
+    if not out.is_contiguous() or (out.shape, out.dtype, out.device) != (codes.shape, dtype, codes.device):
+        raise ValueError(f"out must be contiguous with shape {tuple(codes.shape)} and dtype {dtype}")
     return out
 
 

@@ -13,7 +13,7 @@ import torch
 from lecturelib import native
 from lecturelib.native import rounding
 from lecturelib.quantization import uniform
-from lecturelib.quantization.codebooks import CODES, _finite_pieces, _pieces
+from lecturelib.quantization.codebooks import CODES, _decoded, _finite_pieces, _pieces
 
 SPECIAL = ("none", "nan", "ieee", "fnuz")
 
@@ -195,10 +195,7 @@ def decode(codes: torch.Tensor, fmt: Format, *, dtype: torch.dtype = torch.float
     if dtype not in uniform.FLOATS:
         raise ValueError(f"dtype must be one of {uniform.FLOATS}; got {dtype}")
     _holds(_format(fmt), dtype)
-    if out is None:
-        out = torch.empty(codes.shape, dtype=dtype, device=codes.device)
-    elif not out.is_contiguous() or (out.shape, out.dtype, out.device) != (codes.shape, dtype, codes.device):
-        raise ValueError(f"out must be contiguous with shape {tuple(codes.shape)} and dtype {dtype}")
+    out = _decoded(codes, dtype, out)
     half = torch.full((2**(fmt.bits - 1),), torch.nan, dtype=torch.float64)
     half[:fmt.top + 1] = magnitudes(fmt)
     table = torch.cat((half, -half))

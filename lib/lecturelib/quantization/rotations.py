@@ -5,9 +5,11 @@ orthogonal maps up to rounding.  Half precision is computed in float32, float64 
 """
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 
+from lecturelib import native
 from lecturelib.quantization import dither
 from lecturelib.quantization.uniform import FLOATS, _output, _whole
 
@@ -29,7 +31,7 @@ def hadamard(x: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tenso
     d = x.shape[-1] if isinstance(x, torch.Tensor) and x.ndim else 0
     if d < 1 or d & d - 1:
         raise ValueError(f"x must be a tensor whose last axis is a power of two; got {d}")
-    return _rows(x, d, lambda y: _transform(y, _factors(d, y)), out)
+    return _rows(x, d, lambda y: _transform(y, _factors(d, y)), out, lambda: torch.full((1, d), d**-0.5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class RandomHadamard:
     r"""$x\mapsto HS_m\cdots HS_1x$ in $\mathbb R^d$: random signs, a Hadamard matrix, `rounds` times (def-mp-rotation).
 
     The signs are those of the dither of `seed` and can be regenerated anywhere.  If $d$ is not a
-    power of two, $d=2^jr$ with $r$ odd, $H=H_{2^j}\otimes F_r$ with the orthonormal Hartley matrix
+    power of two, $d=2^jr$ with $r$ odd, $H=F_r\otimes H_{2^j}$ with the orthonormal Hartley matrix
     $F_r$, $F_{ij}=\frac1{\sqrt r}(\cos+\sin)\frac{2\pi ij}r$.  With one round the image of a unit
     vector of the basis has entries of one size; two rounds are nearer to a Haar rotation.
     Raises ValueError unless `dimension` and `rounds` are integers of at least 1, with $r\le4095$.
@@ -68,7 +70,7 @@ class RandomHadamard:
             for s in signs:
                 y = _transform(y * s, factors)
             return y
-        return _rows(x, self.dimension, work, out)
+        return _rows(x, self.dimension, work, out, lambda: self.signs * self._scale)
 
     def undo(self, x: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """The inverse of `apply`, which is its transpose."""
@@ -77,7 +79,15 @@ class RandomHadamard:
             for s in signs.flip(0):
                 y = _transform(y, factors) * s
             return y
-        return _rows(x, self.dimension, work, out)
+
+        def multipliers():
+            before = torch.full((1, self.dimension), self._scale)
+            return torch.cat((before, self.signs[1:].flip(0) * self._scale, self.signs[:1]))
+        return _rows(x, self.dimension, work, out, multipliers, last=True)
+
+    @property
+    def _scale(self) -> float:
+        return (self.dimension & -self.dimension)**-0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +140,7 @@ def _factors(d, like) -> list[torch.Tensor]:
     power = d & -d
     factors, odd = [], d // power
     if odd > 1:
-        k = torch.arange(odd, dtype=torch.float64)
-        angle = torch.outer(k, k).remainder_(odd) * (2 * math.pi / odd)
-        factors.append((angle.cos() + angle.sin()) / odd**0.5)
+        factors.append(_hartley(odd, torch.float64))
     while power > 1:
         side = min(power, FACTOR)
         bits = torch.arange(side)
@@ -141,6 +149,14 @@ def _factors(d, like) -> list[torch.Tensor]:
         factors.append((1 - 2 * parity).double() / side**0.5)
         power //= side
     return [f.to(like) for f in factors]
+
+
+@lru_cache(maxsize=32)
+def _hartley(r, dtype=torch.float32) -> torch.Tensor:
+    r"""$F_{ij}=\frac1{\sqrt r}(\cos+\sin)\frac{2\pi ij}r$."""
+    k = torch.arange(r, dtype=torch.float64)
+    angle = torch.outer(k, k).remainder_(r) * (2 * math.pi / r)
+    return ((angle.cos() + angle.sin()) / r**0.5).to(dtype)
 
 
 def _transform(y, factors):
@@ -156,11 +172,17 @@ def _transform(y, factors):
 
 
 @torch.no_grad()
-def _rows(x, d, work, out=None) -> torch.Tensor:
+def _rows(x, d, work, out=None, multipliers=None, last=False) -> torch.Tensor:
+    """`work` on pieces of rows; or in C, where the rows are multiplied by those of `multipliers()` and transformed in turns."""
     if not isinstance(x, torch.Tensor) or x.dtype not in FLOATS or x.ndim == 0 or x.shape[-1] != d:
         raise ValueError(f"x must be a floating-point tensor with last axis {d}")
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     out = _output(x, out, x.dtype)
+    if multipliers is not None and native.serves("transforms", x, out, least=native.LEAST):
+        m, odd = multipliers(), _hartley(d // (d & -d))
+        if native.call("transforms", "turn", x.detach().contiguous(), out, m, odd, x.numel() // d, d, len(odd), len(m) - last, int(last)) == native.NOT_FINITE:
+            raise ValueError("x must be finite; it holds a NaN or an infinity")
+        return out
     flat, results = x.detach().reshape(-1, d), out.view(-1, d)
     size = max(CHUNK // d, 1) if x.device.type == "cpu" else max(len(flat), 1)
     for piece, result in zip(flat.split(size), results.split(size)):

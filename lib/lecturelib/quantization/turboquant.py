@@ -15,6 +15,7 @@ from lecturelib.quantization.lloyd_max import lloyd_max
 from lecturelib.quantization.uniform import FLOATS, _whole
 
 SCALES = ("mse", "mean", "vector")
+SAFE = 1e-15, 1e15    # norms whose squares float32 holds with all digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ def decode(codes: torch.Tensor, scale: torch.Tensor, code: Code) -> torch.Tensor
     if codes.shape[-1:] != (code.dimension,) or codes.shape[:-1] != scale.shape:
         raise ValueError(f"codes must have last axis {code.dimension} and scale one number per vector; "
                          f"got {tuple(codes.shape)} and {tuple(scale.shape)}")
-    y = codebooks.decode(codes, code.points) * (scale / code.dimension**0.5).unsqueeze(-1)
+    y = codebooks.decode(codes, code.points).mul_((scale / code.dimension**0.5).unsqueeze(-1))
     return code.rotation.undo(y)
 
 
@@ -193,11 +194,15 @@ def qjl_variance(distortion: float) -> float:
 def _turned(x, code):
     """Coordinates $\\sqrt d\\,\\Pi u$ and the norms."""
     unit, norm = _split(x, code.dimension)
-    return code.rotation.apply(unit * code.dimension**0.5), norm
+    return code.rotation.apply(unit.mul_(code.dimension**0.5)), norm
 
 
 def _split(x, d):
-    """Unit vectors and norms; the largest entry is divided out first, so that no square over- or underflows."""
+    """Unit vectors and norms; where a square could over- or underflow, the largest entry is divided out first."""
+    x = _floats(x, d, finite=False)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    if norm.numel() and SAFE[0] < norm.min() and norm.max() < SAFE[1]:     # then x is finite
+        return x / norm, norm.squeeze(-1)
     x = _floats(x, d)
     size = x.abs().amax(-1, keepdim=True)
     x = x / torch.where(size > 0, size, 1.0)
@@ -214,10 +219,10 @@ def _width(S) -> int:
     return S.shape[1]
 
 
-def _floats(x, d):
+def _floats(x, d, finite=True):
     if not isinstance(x, torch.Tensor) or x.dtype not in FLOATS or x.ndim == 0 or x.shape[-1] != d:
         raise ValueError(f"x must be a floating-point tensor with last axis {d}")
     x = x.detach().float()
-    if not torch.isfinite(x).all():
+    if finite and not torch.isfinite(x).all():
         raise ValueError("x must be finite in float32; it holds a NaN, an infinity or a number beyond")
     return x

@@ -1,0 +1,87 @@
+/* Rotations made of multipliers and Hadamard matrices, row by row; float32. */
+#include "team.h"
+
+typedef float v16 __attribute__((vector_size(64)));
+typedef int32_t i16 __attribute__((vector_size(64)));
+
+typedef struct { const float *x, *factors, *odd; float *y; int64_t d, r, rounds, last; } Turn;
+
+#define SWAP(v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) __builtin_shufflevector(v, v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)
+#define FLIP(v, ...) ((v16)((i16)(v) ^ ((i16){__VA_ARGS__} * INT32_MIN)))
+
+/* H_16 v, not normalized */
+static inline v16 sixteen(v16 v) {
+    v = SWAP(v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14) + FLIP(v, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1);
+    v = SWAP(v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13) + FLIP(v, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1);
+    v = SWAP(v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11) + FLIP(v, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1);
+    return SWAP(v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7) + FLIP(v, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+}
+
+/* H_p of p numbers, not normalized */
+static void walsh(float *a, int64_t p) {
+    int64_t h = 1;
+    if (p >= 16) {
+        for (int64_t i = 0; i < p; i += 16) { v16 v; memcpy(&v, a + i, sizeof v); v = sixteen(v); memcpy(a + i, &v, sizeof v); }
+        h = 16;
+    }
+    for (; 4 * h <= p; h *= 4)
+        for (int64_t i = 0; i < p; i += 4 * h) {
+            float *restrict b = a + i, *restrict c = b + h, *restrict d = c + h, *restrict e = d + h;
+            for (int64_t j = 0; j < h; j++) {
+                float s = b[j] + c[j], t = b[j] - c[j], u = d[j] + e[j], v = d[j] - e[j];
+                b[j] = s + u, c[j] = t + v, d[j] = s - u, e[j] = t - v;
+            }
+        }
+    for (; 2 * h <= p; h *= 2)
+        for (int64_t i = 0; i < p; i += 2 * h) {
+            float *restrict b = a + i, *restrict c = b + h;
+            for (int64_t j = 0; j < h; j++) { float s = b[j] + c[j]; c[j] = b[j] - c[j]; b[j] = s; }
+        }
+}
+
+static int rows(const void *with, int64_t begin, int64_t end) {
+    const Turn *f = with;
+    const int64_t d = f->d, r = f->r, p = d / r;
+    float *a = aligned_alloc(64, (2 * d + 15) / 16 * 64), *b = a + d;
+    if (!a) return NO_MEMORY;
+    int code = OK;
+    for (int64_t i = begin; i < end && !code; i++) {
+        const float *x = f->x + i * d, *m = f->factors;
+        float *y = f->y + i * d;
+        int32_t most = 0;
+        for (int64_t j = 0; j < d; j++) {
+            int32_t bits;
+            memcpy(&bits, x + j, sizeof bits);
+            bits &= INT32_MAX;
+            most = bits > most ? bits : most;
+            a[j] = x[j] * m[j];
+        }
+        if (most >= 0x7f800000) { code = NOT_FINITE; break; }
+        for (int64_t t = 0; t < f->rounds; t++) {
+            if (t) { m += d; for (int64_t j = 0; j < d; j++) a[j] *= m[j]; }
+            for (int64_t k = 0; k < r; k++) walsh(a + k * p, p);
+            if (r > 1) {
+                memcpy(b, a, d * sizeof *a);
+                for (int64_t k = 0; k < r; k++) {
+                    float *restrict row = a + k * p;
+                    for (int64_t j = 0; j < p; j++) row[j] = f->odd[k * r] * b[j];
+                    for (int64_t l = 1; l < r; l++) {
+                        const float w = f->odd[k * r + l], *restrict v = b + l * p;
+                        for (int64_t j = 0; j < p; j++) row[j] += w * v[j];
+                    }
+                }
+            }
+        }
+        if (f->last) { m += d; for (int64_t j = 0; j < d; j++) y[j] = a[j] * m[j]; }
+        else memcpy(y, a, d * sizeof *a);
+    }
+    free(a);
+    return code;
+}
+
+/* y = m_R T m_{R-1} ... T m_0 x for rows x (n, d): m_i the rows of `factors`, m_R only if `last`; T = F x H with F = `odd` (r, r) and H the
+   Hadamard matrix of d / r, which is not normalized.  y may be x. */
+int turn(const float *x, float *y, const float *factors, const float *odd, int64_t n, int64_t d, int64_t r, int64_t rounds, int64_t last, int64_t threads) {
+    Turn f = {x, factors, odd, y, d, r, rounds, last};
+    return spread(rows, &f, n, threads);
+}
