@@ -152,8 +152,8 @@ def quantize(model: nn.Module, scheme: Scheme, sigmas: dict[str, torch.Tensor] |
             heights = [len(w[n]) for n in names]
             report.append(Layer(names, float(bits[k]), float(errors[k].mean()), W_hat[k].numel(),
                                 tuple(float(e.mean()) for e in errors[k].split(heights))))
-            if keep:
-                assign(model, dict(zip(names, W_hat[k].split(heights), strict=True)))
+            for name, rows in zip(names, W_hat[k].split(heights), strict=True) if keep else ():
+                w[name].copy_(rows)
         tidy()
     return report
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from lecturelib import native
+from lecturelib.native import rounding
 from lecturelib.quantization.uniform import FLOATS, _output, _positive, _whole
 
 GRID = tuple(k / 10 for k in range(11))                # exponents that awq() tries
@@ -64,6 +66,10 @@ def quantize(x: torch.Tensor, bits: int, per: str = "row", clip: float = 1.0, *,
     """
     out = _output(x, out, x.dtype if isinstance(x, torch.Tensor) else None)
     wide, step, N = _steps(x, bits, per, clip)
+    if wide.ndim and native.serves("rounding", wide, out, least=native.LEAST):
+        steps = step if step.ndim else step.expand(x.numel() // x.shape[-1], 1)
+        rounding.blocks(_rows(wide), steps.reshape(-1, 1), None, rounding.grid(bounds=(-N, N)), values=out)
+        return out
     y = torch.div(wide, step, out=out if out.dtype == step.dtype else None).round_()
     if clip < 1 or bool((step < torch.finfo(step.dtype).tiny).any()):      # else no code exceeds N
         y.clamp_(-N, N)
@@ -113,10 +119,8 @@ def mixed_product(x: torch.Tensor, w: torch.Tensor, bits: int = 8, threshold: fl
     o = outlier_channels(x, threshold)
     if not bool(o.any()):
         return quantize(x, bits) @ quantize(w, bits).T
-    y = x[..., o] @ w[:, o].T
-    if not bool(o.all()):
-        y += quantize(x[..., ~o], bits) @ quantize(w[:, ~o], bits).T
-    return y
+    keep = (~o).to(x.dtype)                                # zeros in the channels of O leave the steps and the sum alone
+    return (x[..., o] @ w[:, o].T).add_(quantize(x * keep, bits) @ quantize(w * keep, bits).T)
 
 
 # ---------------------------------------------------------------------------------- smoothing
@@ -247,6 +251,10 @@ def _nonzero(x) -> None:
         raise ValueError("x must have no vector of zeros along the last axis")
 
 
+def _rows(x):
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
 def _steps(x, bits, per, clip):
     _float(x=x)
     N = levels(bits)
@@ -255,8 +263,13 @@ def _steps(x, bits, per, clip):
     if not 0 < clip <= 1:
         raise ValueError(f"clip must be in (0, 1]; got {clip!r}")
     x = x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    low, high = (x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)) if per == "row" and x.ndim else torch.aminmax(x)
-    step = torch.maximum(-low, high) * clip / N
+    if x.ndim and native.serves("rounding", x, least=native.LEAST):
+        most = rounding.ends(_rows(x), "magnitude")[0]
+        most = most.view(*x.shape[:-1], 1) if per == "row" else most.amax()
+    else:
+        low, high = (x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)) if per == "row" and x.ndim else torch.aminmax(x)
+        most = torch.maximum(-low, high)
+    step = most * clip / N
     if not bool(step.isfinite().all()):
         raise ValueError("x must be finite; it holds a NaN or an infinity")
     return x, torch.where(step > 0, step, 1.0), N

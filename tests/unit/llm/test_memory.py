@@ -8,7 +8,7 @@ from torch import nn
 class Body(nn.Module):
     def __init__(self):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(11))
 
     def forward(self, x):
         for layer in self.layers:
@@ -20,7 +20,7 @@ def hooks(body):
     return sum(len(layer._forward_hooks) for layer in body.layers)
 
 
-def test_tidy_runs_after_every_block_and_the_hooks_go(monkeypatch):
+def test_tidy_runs_after_every_fifth_block_and_the_hooks_go(monkeypatch):
     body, x, calls = Body(), torch.ones(2, 4), []
     plain = body(x)
     monkeypatch.setattr(memory, "tidy", lambda: calls.append(1))
