@@ -9,6 +9,7 @@ import sys
 
 import torch
 
+from lecturelib import native
 from lecturelib.quantization import uniform
 
 if sys.byteorder != "little":                              # every platform that torch has wheels for is
@@ -26,10 +27,13 @@ def pack(codes: torch.Tensor, width: int) -> torch.Tensor:
     _width(width)
     if not isinstance(codes, torch.Tensor) or codes.dtype != torch.uint8 or codes.ndim == 0:
         raise ValueError("codes must be a tensor of uint8 with at least one axis")
+    n = codes.shape[-1]
+    fast = width < 8 and n % 8 == 0 and _native(codes)
+    out = torch.empty(*codes.shape[:-1], -(-n * width // 8), dtype=torch.uint8, device=codes.device)
+    if fast and native.call("packing", "pack", codes.contiguous(), out, codes.numel() // 8, width) == native.OK:
+        return out
     if codes.numel() and int(codes.max()) >= 1 << width:
         raise ValueError(f"codes must be below {1 << width} to fit in {width} bits; got {int(codes.max())}")
-    n = codes.shape[-1]
-    out = torch.empty(*codes.shape[:-1], -(-n * width // 8), dtype=torch.uint8, device=codes.device)
     if codes.numel() == 0:
         return out
     if width == 8:
@@ -65,6 +69,9 @@ def unpack(data: torch.Tensor, width: int, count: int) -> torch.Tensor:
         return codes[..., :count]
     if width == 8:
         return data.clone()
+    if whole == count and _native(data):
+        native.call("packing", "unpack", data.contiguous(), codes, codes.numel() // 8, width)
+        return codes
     if data.shape[-1] != whole * width // 8:
         data = torch.nn.functional.pad(data, (0, whole * width // 8 - data.shape[-1]))
     for target, source in _pieces(codes, data.contiguous(), width):
@@ -96,6 +103,10 @@ def unfold(words: torch.Tensor, width: int) -> torch.Tensor:
         lane = _repeat((1 << half * width) - 1, 2 * half)
         words = (words & lane) | (words >> half * width & lane) << 8 * half
     return words
+
+
+def _native(x) -> bool:
+    return x.device.type == "cpu" and x.numel() >= native.LEAST and native.library("packing") is not None
 
 
 def _lanes(half):

@@ -77,11 +77,11 @@ def watersic(W: torch.Tensor, sigma: torch.Tensor, rate: float | None = None, *,
 
     W : (B, m, n) floating point; sigma : (B, n, n) symmetric positive definite.
     rate : bits per weight to aim at, all side information counted, the same for all B; or
-    step : $c$, in units of $\sqrt{\text{loss}}$.
+    step : $c$, in units of $\sqrt{\text{loss}}$; ValueError if it is too small for integers of 16 bits.
     ridge : charge the rate as above; without it this is the plain algorithm.
 
     Returns Ŵ and bits per weight (B,), and the list of B `Columns` if `codes`.  The bits are the ideal length of the
-    adaptive model (integers saturate at 16 bits, and the loss shows it); `sic_coder.encode` turns them into as many bytes to a tenth of a percent.
+    adaptive model (where a rate is asked for, integers saturate at 16 bits, and the loss shows it); `sic_coder.encode` turns them into as many bytes to a tenth of a percent.
     Raises ValueError on operands of other shapes, not finite, or if `sigma` is not symmetric and positive definite.
     """
     return _entropy_coded(W, sigma, rate, step, ridge, codes, 0, 0)
@@ -164,6 +164,8 @@ def _entropy_coded(W, sigma, rate, step, ridge, codes, states, chunk):
         return (target - errors).round_().to(torch.int16), steps, alpha
     c = problem.search(run)
     integers, steps, alpha = run(problem.target(), c)
+    if step is not None and int(integers.abs().max()) >= LARGEST:
+        raise ValueError(f"step must be large enough for integers below {LARGEST}, which 16 bits hold; got {step!r}")
     bits = sic_coder.length(integers, parities=states > 0) / W[0].numel()
     W_hat = (integers * alpha).transpose(1, 2).to(W.dtype)
     if not codes:
