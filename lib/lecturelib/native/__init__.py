@@ -23,9 +23,10 @@ FOLDER = Path(__file__).parent
 LEAST = 1 << 16       # numbers from which on a kernel that works number by number is called
 OK, NO_MEMORY, NOT_FINITE, OUT_OF_RANGE = range(4)         # what the kernels return, as in team.h
 GROUP = 64            # most rows of one call of `feedback`
+RUN = 16              # values of rest that `shifts` works on together
 CHAIN = 16            # levels up to which all thresholds are compared
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-         f"-DGROUP={GROUP}", f"-DCHAIN={CHAIN}")
+         f"-DGROUP={GROUP}", f"-DRUN={RUN}", f"-DCHAIN={CHAIN}")
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lecturelib import native
 from lecturelib.quantization import uniform
 
 MEMORY = 5 << 24         # floats kept at a time by the search: 320 MiB in float32
@@ -153,6 +154,14 @@ def _search(x, trellis, codes, start=None, overlap=None):
     """Write the best path of each row of `x` into `codes`, its first register into `start`."""
     c = trellis.codebook.to(x.device, x.dtype)
     table = butterfly(c, trellis.L, trellis.k)
+    if native.serves("trellis", x, c) and codes.stride(-1) == 1:
+        begin, q, rest = torch.empty(len(x), dtype=torch.int64), 1 << trellis.k, table.shape[3]
+        tiles = table.view(q, q, -1, min(rest, native.RUN)).permute(2, 0, 1, 3).contiguous()
+        first = None if overlap is None else overlap.contiguous()
+        native.call("trellis", "shifts", x, tiles, first, codes, begin, trellis.k, rest, x.shape[1], len(x), x.stride(0), codes.stride(0))
+        if start is not None:
+            _symbols(begin, start, slice(None), trellis.k)
+        return
     squares, twice = table.square(), -2 * x                # |x - c|^2 less |x|^2, which all paths share
 
     def branch(rows, t, out):
@@ -167,8 +176,13 @@ def _search(x, trellis, codes, start=None, overlap=None):
         begin = backward(near, rows, costs, trellis.L, trellis.k, codes, first)
         del costs                                          # before the next ones are made
         if start is not None:
-            for i in range(start.shape[1]):
-                start[rows, i] = (begin >> trellis.k * (start.shape[1] - 1 - i) & (1 << trellis.k) - 1).to(torch.uint8)
+            _symbols(begin, start, rows, trellis.k)
+
+
+def _symbols(begin, start, rows, k):
+    """The symbols that made up the registers at the start."""
+    for i in range(start.shape[1]):
+        start[rows, i] = (begin >> k * (start.shape[1] - 1 - i) & (1 << k) - 1).to(torch.uint8)
 
 
 def butterfly(values, L, k):
