@@ -5,7 +5,6 @@ error that a replacement $\hat W$ makes is $\frac1{mn}\mathrm{tr}\,(W-\hat W)\Si
 vector (query, key and value; gate and up) share $\Sigma$ and are stacked on top of each other; stacks of
 one shape, one for each block of the model, are quantized as one batch.
 """
-import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from lecturelib.llm.memory import frugal, tidy
+from lecturelib.quantization.uniform import _all_finite
 
 Scheme = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, float]]
 
@@ -167,6 +167,6 @@ def _apply(scheme, W, sigma):
     W_hat, bits = scheme(W, sigma)
     if W_hat.shape != W.shape:
         raise ValueError(f"scheme must return weights of shape {tuple(W.shape)}; got {tuple(W_hat.shape)}")
-    if not all(map(math.isfinite, torch.stack(torch.aminmax(W_hat)).tolist())):
+    if not _all_finite(W_hat):
         raise ValueError("scheme must return finite weights")
     return W_hat, torch.as_tensor(bits, dtype=torch.float64).expand(len(W)), _rows(W, W_hat, sigma)

@@ -25,8 +25,9 @@ OK, NO_MEMORY, NOT_FINITE, OUT_OF_RANGE = range(4)         # what the kernels re
 GROUP = 64            # most rows of one call of `feedback`
 RUN = 16              # values of rest that `shifts` works on together
 CHAIN = 16            # levels up to which all thresholds are compared
-FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-fno-math-errno", "-fno-trapping-math",
          f"-DGROUP={GROUP}", f"-DRUN={RUN}", f"-DCHAIN={CHAIN}")
+FUSED = ("vectors",)   # files whose sums of products may be rounded once; the others round as the eager code does
 
 
 @functools.cache
@@ -72,7 +73,8 @@ def strides(*numbers: int):
 def _built(name, compiler):
     """Path of the shared library, compiled if it is not there; written under another name first, so that no process sees half of it."""
     source = FOLDER / f"{name}.c"
-    text = source.read_bytes() + (FOLDER / "team.h").read_bytes() + " ".join((*compiler, *FLAGS, platform.machine(), _processor())).encode()
+    flags = *FLAGS, f"-ffp-contract={'fast' if name in FUSED else 'off'}"
+    text = source.read_bytes() + (FOLDER / "team.h").read_bytes() + " ".join((*compiler, *flags, platform.machine(), _processor())).encode()
     text += subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lecturelib"
     target = folder / f"{name}-{hashlib.sha256(text).hexdigest()[:24]}.so"
@@ -80,7 +82,7 @@ def _built(name, compiler):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
             made = Path(work) / target.name
-            subprocess.run([*compiler, *FLAGS, "-o", str(made), str(source), "-lm"], capture_output=True, check=True, timeout=120)
+            subprocess.run([*compiler, *flags, "-o", str(made), str(source), "-lm"], capture_output=True, check=True, timeout=120)
             with made.open("rb") as written:
                 os.fsync(written.fileno())                 # else a loss of power can leave a file with holes, which ends the process that loads it
             os.replace(made, target)

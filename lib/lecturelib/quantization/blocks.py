@@ -119,7 +119,7 @@ class Blocks:
         x.mul_(s[..., None])
         if self.zeros is not None:
             x.add_(self.zeros.float()[..., None])
-        if not bool(torch.isfinite(x).all()):
+        if not uniform._all_finite(x):
             raise ValueError("codes must stand for finite numbers")
         return x.view(self.codes.shape)
 
@@ -281,7 +281,7 @@ def _pieces(x, fmt, matrix) -> Iterator[tuple]:
     size = len(flat) if checked or x.device.type != "cpu" else max(1, uniform.CHUNK // fmt.block)
     for first in range(0, len(flat), size):
         a = flat[first:first + size].float()
-        if not checked and not all(map(math.isfinite, torch.stack(torch.aminmax(a)).tolist())):
+        if not checked and not uniform._all_finite(a):
             raise ValueError("x must be finite (in float32); it holds a NaN or an infinity")
         t = matrix
         if matrix is not None:

@@ -116,7 +116,7 @@ def decode(codes: torch.Tensor, step: float, seed: int, *, start: int = 0,
     m, points = codes.reshape(-1), points.view(-1)
     for a, x in zip(m.split(stream.size), points.split(stream.size)):
         x.copy_(a.to(eps.dtype).sub_(stream.uniform(a)).mul_(eps))
-    if not torch.isfinite(points).all():
+    if not uniform._all_finite(points):
         raise ValueError(f"codes * step must be finite in {dtype}")
     return points.view(codes.shape)
 

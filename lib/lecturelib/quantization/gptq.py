@@ -12,7 +12,7 @@ import torch
 
 from lecturelib import native
 from lecturelib.quantization import rotations
-from lecturelib.quantization.uniform import _whole
+from lecturelib.quantization.uniform import _all_finite, _whole
 
 LEAF = 8          # columns rounded between two products of matrices
 
@@ -266,7 +266,7 @@ def covariance(sigma: torch.Tensor) -> torch.Tensor:
 def _arguments(W, bits, group):
     if not isinstance(W, torch.Tensor) or W.dtype not in (torch.float32, torch.float64) or W.ndim < 2 or not W.numel():
         raise ValueError("W must be a nonempty float32 or float64 tensor (..., m, n)")
-    if not all(map(math.isfinite, torch.stack(torch.aminmax(W)).tolist())):
+    if not _all_finite(W):
         raise ValueError("W must be finite; it holds a NaN or an infinity")
     if not _whole(bits) or not 1 <= bits <= 8:
         raise ValueError(f"bits must be an integer from 1 to 8; got {bits!r}")

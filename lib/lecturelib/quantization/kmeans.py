@@ -9,6 +9,7 @@ import math
 
 import torch
 
+from lecturelib import native
 from lecturelib.quantization import uniform
 
 SCORES = 1 << 18     # scores in one piece on a CPU: 1 MiB of float32 stays in cache
@@ -207,7 +208,7 @@ def _both(x, codebook):
         raise ValueError(f"codebook must be a floating-point tensor (K, {x.shape[-1]}) on {x.device}")
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     book = codebook.detach().to(wide)
-    if not torch.isfinite(book).all():
+    if not uniform._all_finite(book):
         raise ValueError("codebook must be finite; it holds a NaN or an infinity")
     rows = x.detach().reshape(-1, x.shape[-1]).to(wide)
     peak = float(rows.abs().max()) if rows.numel() else 0.0
@@ -248,6 +249,10 @@ def _search(rows, book, out):
     within one group.
     """
     K, d = book.shape
+    if d <= 16 and len(rows) * K >= native.LEAST and rows.is_contiguous() and native.serves("vectors", rows, book):
+        native.call("vectors", "nearest", rows, book.contiguous(), book.square().sum(1).div_(2), out, len(rows), K, d)
+        yield from zip(rows.split(uniform.CHUNK), out.split(uniform.CHUNK))
+        return
     groups = GROUPS if K > 2 * GROUPS else 1
     each = -(-K // groups)
     order = torch.arange(groups * each, device=book.device).view(groups, each).t().reshape(-1).clamp_(max=K - 1)

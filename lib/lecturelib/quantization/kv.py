@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lecturelib.quantization import rotations, turboquant
-from lecturelib.quantization.uniform import FLOATS, _whole
+from lecturelib.quantization.uniform import FLOATS, _all_finite, _whole
 
 FLOAT_BITS = 16      # every scale, zero and norm is a float16
 AXES = ("channel", "token")
@@ -206,7 +206,7 @@ def _floats(x):
     if not isinstance(x, torch.Tensor) or x.dtype not in FLOATS or x.ndim < 2 or not x.numel():
         raise ValueError("x must be a floating-point tensor (..., T, d), not empty")
     x = x.detach().float()
-    if not torch.isfinite(x).all():
+    if not _all_finite(x):
         raise ValueError("x must be finite in float32; it holds a NaN or an infinity")
     return x
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lecturelib.quantization.uniform import FLOATS, _whole
+from lecturelib import native
+from lecturelib.quantization.uniform import FLOATS, _all_finite, _whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Lattice:
         if not isinstance(x, torch.Tensor) or x.dtype not in FLOATS or x.ndim == 0 \
                 or x.shape[-1] != self.dimension:
             raise ValueError(f"x must be a floating-point tensor with last axis {self.dimension}")
-        if not torch.isfinite(x).all():
+        if not _all_finite(x):
             raise ValueError("x must be finite; it holds a NaN or an infinity")
         x = x.detach()
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
@@ -118,7 +119,15 @@ def e8() -> Lattice:
     r"""$E_8=D_8\cup(D_8+\frac12)$: $G=\frac{929}{12960}$."""
     basis = checkerboard(8).basis.copy()
     basis[0] = 0.5
-    return Lattice("E8", basis, 929 / 12960, lambda x: _nearer(x, _even, x.new_tensor(0.5)))
+    return Lattice("E8", basis, 929 / 12960, _nearest_e8)
+
+
+def _nearest_e8(x):
+    if native.serves("vectors", x, least=native.LEAST):
+        y = torch.empty(x.shape)
+        native.call("vectors", "e8", x.contiguous(), y, x.numel() // 8)
+        return y
+    return _nearer(x, _even, x.new_tensor(0.5))
 
 
 def _even(x):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from lecturelib.quantization import packing
+from lecturelib.quantization import packing, uniform
 from lecturelib.quantization.blocks import Blocks
 
 GROUP = 4
@@ -69,7 +69,7 @@ def matmul(x: torch.Tensor, weights: Planes) -> torch.Tensor:
     count, m, groups = weights.nibbles.shape
     if not isinstance(x, torch.Tensor) or x.ndim != 2 or x.shape[1] != GROUP * groups or not x.is_floating_point():
         raise ValueError(f"x must be a floating tensor (T, {GROUP * groups})")
-    if not bool(torch.isfinite(x).all()):
+    if not uniform._all_finite(x):
         raise ValueError("x must be finite; it holds a NaN or an infinity")
     blocks = weights.scales.shape[1]
     table = tables(x)

@@ -13,7 +13,7 @@ import torch
 
 from lecturelib import native
 from lecturelib.native import rounding
-from lecturelib.quantization.uniform import FLOATS, _output, _positive, _whole
+from lecturelib.quantization.uniform import FLOATS, _all_finite, _output, _positive, _whole
 
 GRID = tuple(k / 10 for k in range(11))                # exponents that awq() tries
 
@@ -242,7 +242,7 @@ def _float(**tensors) -> None:
 def _finite(**tensors) -> None:
     _float(**tensors)
     for name, x in tensors.items():
-        if not all(map(math.isfinite, torch.stack(torch.aminmax(x)).tolist())):
+        if not _all_finite(x):
             raise ValueError(f"{name} must be finite; it holds a NaN or an infinity")
 
 

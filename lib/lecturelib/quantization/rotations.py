@@ -11,7 +11,7 @@ import torch
 
 from lecturelib import native
 from lecturelib.quantization import dither
-from lecturelib.quantization.uniform import FLOATS, _output, _whole
+from lecturelib.quantization.uniform import FLOATS, _all_finite, _output, _whole
 
 CHUNK = 1 << 18      # elements transformed at a time on a CPU
 FACTOR = 64          # side of the largest Hadamard matrix that is multiplied as a matrix
@@ -186,7 +186,7 @@ def _rows(x, d, work, out=None, multipliers=None, last=False) -> torch.Tensor:
     flat, results = x.detach().reshape(-1, d), out.view(-1, d)
     size = max(CHUNK // d, 1) if x.device.type == "cpu" else max(len(flat), 1)
     for piece, result in zip(flat.split(size), results.split(size)):
-        if piece.numel() and not all(map(math.isfinite, torch.stack(torch.aminmax(piece)).tolist())):
+        if not _all_finite(piece):
             raise ValueError("x must be finite; it holds a NaN or an infinity")
         result.copy_(work(piece.to(wide)))
     return out

@@ -10,7 +10,6 @@ curve at noise $\theta$ the sum of loss and charge is, up to a constant, $\|(\ti
 $\tilde\Sigma=\Sigma+\theta\,\mathrm{diag}(\sigma_i^{-2})=\tilde L\tilde L^\top$ and $\tilde W=W\Sigma\tilde\Sigma^{-1}$: the same algorithm, on a covariance whose
 pivots never fall below $\theta/\sigma_i^2$.  Columns below the water level then round to zero and cost nothing.
 """
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -258,7 +257,7 @@ def _operands(W, sigma):
     if not isinstance(sigma, torch.Tensor) or sigma.shape != (B, n, n) or sigma.dtype not in uniform.FLOATS or sigma.device != W.device:
         raise ValueError(f"sigma must be a floating-point tensor of shape {(B, n, n)} on the device of W")
     for name, x in (("W", W), ("sigma", sigma)):
-        if not all(map(math.isfinite, torch.stack(torch.aminmax(x)).tolist())):
+        if not uniform._all_finite(x):
             raise ValueError(f"{name} must be finite; it holds a NaN or an infinity")
     if any(float((S - S.T).max()) > 1e-4 * float(S.diagonal().abs().max()) for S in sigma):
         raise ValueError("sigma must be symmetric")

@@ -137,7 +137,7 @@ def quantize(x: torch.Tensor, trellis: Trellis, tail_biting: bool = True) -> tor
 def _rows(x):
     if not isinstance(x, torch.Tensor) or x.dtype not in uniform.FLOATS or x.ndim != 2 or not x.numel():
         raise ValueError("x must be a floating-point tensor (batch, T) with at least one sample")
-    if not torch.isfinite(x).all():
+    if not uniform._all_finite(x):
         raise ValueError("x must be finite; it holds a NaN or an infinity")
     return x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32).clamp(-FAR, FAR)
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from lecturelib.quantization import codebooks
 from lecturelib.quantization.lloyd_max import lloyd_max
-from lecturelib.quantization.uniform import FLOATS, _whole
+from lecturelib.quantization.uniform import FLOATS, _all_finite, _whole
 
 SCALES = ("mse", "mean", "vector")
 SAFE = 1e-15, 1e15    # norms whose squares float32 holds with all digits
@@ -223,6 +223,6 @@ def _floats(x, d, finite=True):
     if not isinstance(x, torch.Tensor) or x.dtype not in FLOATS or x.ndim == 0 or x.shape[-1] != d:
         raise ValueError(f"x must be a floating-point tensor with last axis {d}")
     x = x.detach().float()
-    if finite and not torch.isfinite(x).all():
+    if finite and not _all_finite(x):
         raise ValueError("x must be finite in float32; it holds a NaN, an infinity or a number beyond")
     return x

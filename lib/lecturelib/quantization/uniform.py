@@ -122,7 +122,7 @@ def decode(codes: torch.Tensor, step: float, *, offset: float = 0.0,
     _numbers(step, offset, None)
     eps = _tensor_step(step, dtype, codes.device)
     points = codes.to(eps.dtype).add_(offset).mul_(eps).to(dtype)
-    if not torch.isfinite(points).all():
+    if not _all_finite(points):
         raise ValueError(f"codes * step must be finite in {dtype}")
     return points
 
@@ -206,6 +206,11 @@ def _positive(**numbers) -> None:
     for name, value in numbers.items():
         if not 0 < _number(value) < math.inf:
             raise ValueError(f"{name} must be a positive finite number; got {value!r}")
+
+
+def _all_finite(x) -> bool:
+    """One pass without a tensor of its size."""
+    return not x.numel() or all(map(math.isfinite, torch.stack(torch.aminmax(x.detach())).tolist()))
 
 
 def _whole(value) -> bool:
