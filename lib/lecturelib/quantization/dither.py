@@ -7,11 +7,15 @@ uniform dither holds up to 2^-24 of a step.  In float32 x / step + U is rounded 
 costs log2 |x / step| of these 24 bits; float64 input keeps them all.
 Rules for steps, types and bad input are those of `lecturelib.quantization.uniform`.
 """
+import math
+
 import torch
 
+from lecturelib import native
 from lecturelib.quantization import uniform
 
 BITS = 24                                       # of a dither sample
+KINDS = ("draw", "subtract", "stochastic")      # as in dither.c
 LIMIT = 1 << 31                                 # samples that one seed serves
 # C. Wellons' triple32: a shift, then a multiplier as a signed 32-bit integer, three times over
 ROUNDS = ((17, 0xED5AD4BB - (1 << 32)), (11, 0xAC4C1B51 - (1 << 32)), (15, 0x31848BAB))
@@ -36,6 +40,9 @@ def draw(shape, seed: int, *, start: int = 0, dtype: torch.dtype = torch.float32
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"shape must hold integers of at least 0, and device exist; got {shape!r}, {device!r}") from error
     stream = _Stream(seed, start, out)
+    if native.serves("dither", out, least=native.LEAST):
+        _in_c(out, out, 1.0, stream, None, "draw")
+        return out
     for piece in out.view(-1).split(stream.size):
         piece.copy_(stream.uniform(piece))
     return out
@@ -57,6 +64,11 @@ def quantize(x: torch.Tensor, step: float, seed: int, *, start: int = 0,
     """
     out = uniform._output(x, out, x.dtype if isinstance(x, torch.Tensor) else None)
     stream = _Stream(seed, start, out)
+    if native.serves("dither", x, out, least=native.LEAST):
+        eps = uniform._checked(x, step, 0.0, bounds)
+        most = _in_c(x, out, float(eps), stream, bounds, "subtract")
+        _room((most,), eps, 0.5, bounds, out.dtype)
+        return out
     for a, q, eps, ends in uniform._chunks(x, out, step, 0.0, bounds):
         _room(ends, eps, 0.5, bounds, q.dtype)
         u = stream.uniform(a)
@@ -141,6 +153,10 @@ def stochastic_round(x: torch.Tensor, step: float, seed: int | torch.Generator, 
     if isinstance(seed, torch.Generator):
         seed = int(torch.randint(1 << 62, (), generator=seed, device=seed.device))
     stream = _Stream(seed, start, out)
+    if native.serves("dither", x, out, least=native.LEAST):
+        eps = uniform._checked(x, step, 0.0, None)
+        _room((_in_c(x, out, float(eps), stream, None, "stochastic"),), eps, 1.0, None, out.dtype)
+        return out
     for a, q, eps, ends in uniform._chunks(x, out, step, 0.0, None):
         _room(ends, eps, 1.0, None, q.dtype)
         y = torch.div(a.to(eps.dtype), eps)
@@ -149,6 +165,16 @@ def stochastic_round(x: torch.Tensor, step: float, seed: int | torch.Generator, 
         away = _less(stream, chance)
         q.copy_(m.add_(torch.sign(y).mul_(away)).mul_(eps))
     return out
+
+
+def _in_c(x, out, step, stream, bounds, kind) -> float:
+    """The kernel of dither.c for the whole tensor; returns the largest magnitude of `x`."""
+    most, seed = torch.empty(1, dtype=torch.int32), torch.tensor(stream.seed, dtype=torch.uint64)
+    numbers = torch.tensor([step, *(bounds or (-math.inf, math.inf))], dtype=torch.float32)
+    code = native.call("dither", "dither", x.detach().contiguous(), out, numbers, most, seed, x.numel(), stream.at, KINDS.index(kind))
+    if code == native.NOT_FINITE:
+        raise ValueError("x must be finite; it holds a NaN or an infinity")
+    return float(most.view(torch.float32))
 
 
 def _room(ends, eps, reach, bounds, dtype) -> None:
