@@ -3,9 +3,8 @@ import math
 import time
 
 import torch
-from lecturelib import native
 from lecturelib.quantization import entropy_trellis, gptq, layer_theory, rotations, sic, sic_coder, sic_trellis
-from timing import paired
+from timing import eager, paired
 
 # bits above Shannon of each quantizer on a memoryless Gaussian source at high rate
 THEORY = {0: layer_theory.QUARTER_BIT, 8: 0.0745, 256: 0.0325}
@@ -68,17 +67,6 @@ def plain(W, sigma, bits, group):
         W_hat[:, j] = s * ((torch.round(W[:, j] / s) + z).clamp(0, top) - z)
         W[:, j + 1:] -= ((W[:, j] - W_hat[:, j]) / U[j, j])[:, None] * U[j, j + 1:]
     return W_hat
-
-
-def eager(f):
-    """`f` without the loops in C."""
-    def run():
-        kept, native.library = native.library, lambda name: None
-        try:
-            return f()
-        finally:
-            native.library = kept
-    return run
 
 
 def in_c(kernel, f, loss, rounds, note):

@@ -15,6 +15,7 @@ from lecturelib.quantization.lloyd_max import lloyd_max
 from lecturelib.quantization.uniform import FLOATS, _all_finite, _whole
 
 SCALES = ("mse", "mean", "vector")
+PIECE = 1 << 18       # numbers worked on at a time on a CPU
 SAFE = 1e-15, 1e15    # norms whose squares float32 holds with all digits
 
 
@@ -80,14 +81,19 @@ def encode(x: torch.Tensor, code: Code, scale: str = "mse") -> tuple[torch.Tenso
     """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {SCALES}; got {scale!r}")
-    y, norm = _turned(x, code)
-    codes = codebooks.encode(y, code.points, dtype=torch.uint8)
-    if scale == "mse":
-        return codes, norm
-    if scale == "mean":
-        return codes, norm / (1 - code.distortion)
-    overlap = (codebooks.decode(codes, code.points) * y).mean(-1)          # of unit vectors; positive
-    return codes, norm / torch.where(norm > 0, overlap, 1.0)
+    x = _floats(x, code.dimension, finite=False)
+    codes, s = torch.empty(x.shape, dtype=torch.uint8, device=x.device), x.new_empty(x.shape[:-1])
+    for piece, c, t in _pieces(x, codes, s):
+        y, norm = _turned(piece, code)
+        codebooks.encode(y, code.points, dtype=torch.uint8, out=c)
+        if scale == "mse":
+            t.copy_(norm)
+        elif scale == "mean":
+            torch.div(norm, 1 - code.distortion, out=t)
+        else:
+            overlap = codebooks.decode(c, code.points).mul_(y).mean(-1)    # of unit vectors; positive
+            torch.div(norm, torch.where(norm > 0, overlap, 1.0), out=t)
+    return codes, s
 
 
 def decode(codes: torch.Tensor, scale: torch.Tensor, code: Code) -> torch.Tensor:
@@ -102,8 +108,10 @@ def decode(codes: torch.Tensor, scale: torch.Tensor, code: Code) -> torch.Tensor
     if codes.shape[-1:] != (code.dimension,) or codes.shape[:-1] != scale.shape:
         raise ValueError(f"codes must have last axis {code.dimension} and scale one number per vector; "
                          f"got {tuple(codes.shape)} and {tuple(scale.shape)}")
-    y = codebooks.decode(codes, code.points).mul_((scale / code.dimension**0.5).unsqueeze(-1))
-    return code.rotation.undo(y)
+    x = torch.empty(codes.shape, device=codes.device)
+    for y, c, s in _pieces(x, codes, scale):
+        y.copy_(code.rotation.undo(codebooks.decode(c, code.points).mul_((s / code.dimension**0.5).unsqueeze(-1))))
+    return x
 
 
 def quantize(x: torch.Tensor, code: Code, scale: str = "mse") -> torch.Tensor:
@@ -211,6 +219,13 @@ def _split(x, d):
     if not torch.isfinite(norm).all():
         raise ValueError("x must have finite norms in float32")
     return x / torch.where(size > 0, length, 1.0), norm
+
+
+def _pieces(x, codes, scale):
+    """Vectors, codes and scales, as many at a time as stay in cache."""
+    d = x.shape[-1]
+    size = max(PIECE // d, 1) if x.device.type == "cpu" else max(scale.numel(), 1)
+    return zip(x.reshape(-1, d).split(size), codes.reshape(-1, d).split(size), scale.reshape(-1).split(size))
 
 
 def _width(S) -> int:
