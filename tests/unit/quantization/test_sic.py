@@ -212,3 +212,11 @@ def test_the_search_is_the_same_with_tensors_and_with_arrays(states, monkeypatch
     monkeypatch.setattr(sic_trellis, "_arrays", lambda device: (torch, torch.take, lambda y: y))
     assert all(torch.equal(second(part), result) for part, result in zip(x, results))
     assert torch.equal(first.state, second.state)
+
+
+@pytest.mark.parametrize("scheme", [sic.watersic, lambda W, S, **k: sic.trellis(W, S, chunk=4, **k)])
+def test_a_step_too_small_for_16_bits_is_refused(scheme):
+    W, sigma = torch.randn(1, 8, 6, generator=torch.Generator().manual_seed(0)), torch.eye(6)[None]
+    with pytest.raises(ValueError, match="16 bits"):
+        scheme(W, sigma, step=1e-6)
+    assert scheme(W, sigma, step=1e-3)[0].shape == W.shape
