@@ -5,8 +5,9 @@ BUILD  := $(BIN)/jupyter-book build . -W -n --keep-going
 PDF    := _build/latex/weak-forms-few-bits.pdf
 PORT   ?= 8000
 EXAMPLES ?= 1000
+SAMPLE ?= 200
 
-.PHONY: help html test nightly pdf site gate oracles lab serve record bench clean distclean
+.PHONY: help html test nightly mutants pdf site gate oracles lab serve record bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +21,7 @@ help:
 	@echo "make site    test the built site in a headless Chromium, offline"
 	@echo "make gate    seed faults in a small book and see that the gate catches each"
 	@echo "make nightly try a thousand times as many examples in every property test (hours)"
+	@echo "make mutants put SAMPLE (200) small faults into copies of the library, and count those that the tests catch"
 	@echo "make oracles install torchao and bitsandbytes and compare the number formats with theirs"
 	@echo "make clean   remove what was built; make distclean removes .venv too"
 
@@ -61,6 +63,9 @@ gate: .venv/.installed
 nightly: .venv/.installed
 	@echo "== property tests with EXAMPLES times as many examples, two files at a time with a thread each"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m hypothesis --examples $(EXAMPLES) -n 2 --dist loadfile
+
+mutants: .venv/.installed
+	$(BIN)/python tests/mutation/mutate.py --sample $(SAMPLE)
 
 oracles: .venv/.installed
 	@echo "== installing torchao and bitsandbytes beside the environment, not into it"

@@ -1,4 +1,5 @@
 """The kernels in C against their eager paths, the reference: bit for bit where they round alike, on any thread count."""
+import dataclasses
 from contextlib import contextmanager
 from unittest import mock
 
@@ -262,6 +263,12 @@ def test_codes_without_a_level_are_refused():
         wide.codes[0, 0] = 0x7f                                                 # a NaN
         with pytest.raises(ValueError, match="finite"):
             wide.decode()
+
+
+def test_codes_of_another_type_decode_alike():
+    b = blocks.encode(normal(4, 64), blocks.nf4(32))
+    with path(True):
+        assert torch.equal(dataclasses.replace(b, codes=b.codes.long()).decode(), b.decode())
 
 
 def test_small_tensors_do_without_the_compiler():

@@ -109,7 +109,7 @@ class Blocks:
         if self.matrix is not None:
             s = s * self.matrix
         x = torch.empty(self.codes.shape, dtype=torch.float32, device=self.codes.device)
-        if native.serves("rounding", x, self.levels, least=native.LEAST):
+        if self.codes.dtype == torch.uint8 and native.serves("rounding", x, self.levels, least=native.LEAST):
             zeros = None if self.zeros is None else self.zeros.float().reshape(-1, 1)
             rounding.decode(self.codes.reshape(-1, self.block), s.reshape(-1, 1), zeros, self.levels, x)
             return x
