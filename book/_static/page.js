@@ -25,3 +25,26 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 });
+
+// A displayed equation that is wider than its column is set smaller, down to three quarters of its size; a still wider one scrolls.
+addEventListener("load", async () => {
+  await window.MathJax?.startup?.promise;
+  const widths = new Map();
+  const fit = (boxes) => {
+    const formulas = boxes.flatMap((box) => [...box.querySelectorAll("mjx-container[display]")]);
+    for (const formula of formulas) {
+      formula.dataset.size ??= parseFloat(formula.style.fontSize) || 100;
+      formula.style.fontSize = `${formula.dataset.size}%`;
+    }
+    const parts = formulas.map((formula) => (formula.clientWidth - 1) / formula.scrollWidth);
+    formulas.forEach((formula, i) => {
+      if (formula.clientWidth && parts[i] < 0.999) formula.style.fontSize = `${formula.dataset.size * Math.max(parts[i], 0.75)}%`;
+    });
+  };
+  const watch = new ResizeObserver((entries) => {
+    const changed = entries.filter(({ target, contentRect }) => contentRect.width && widths.get(target) !== contentRect.width);
+    for (const { target, contentRect } of changed) widths.set(target, contentRect.width);
+    fit(changed.map(({ target }) => target));
+  });
+  for (const box of document.querySelectorAll("div.math")) watch.observe(box);
+});

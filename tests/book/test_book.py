@@ -106,6 +106,12 @@ def test_multi_line_equations_are_aligned_inside_one_math_block():
          "write {math} with aligned instead")
 
 
+def test_equations_hold_no_roles():
+    """Inside a formula {eq}`label` is no reference but the letters themselves."""
+    none([f"{name}: {m[0]}" for name in PAGES for block in re.findall(r"```\{math\}.*?```\n|\$\$.*?\$\$", read(name), re.DOTALL)
+          for m in re.finditer(r"\{[a-z:]+\}`[^`]*`", block[4:])], "references inside formulas")
+
+
 def test_figures_have_a_text_for_those_who_cannot_see_them():
     hidden = {"remove-cell", "remove-output"}
     none([where for where, c in cells()

@@ -2,6 +2,7 @@
 
 Run by `make site`.  SITE_DIR names another folder than _build/html.
 """
+import contextlib
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,7 @@ import offline
 import pytest
 from lecturelib import ledger
 from nbclient import NotebookClient
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -119,6 +121,15 @@ def test_it_fits_a_phone(page, browser):
     faults = browser.probe(f"overflow({PHONE})")
     browser.desktop()
     assert not faults, show(faults)
+
+
+def test_no_displayed_equation_scrolls_on_a_desktop(page, browser):
+    browser.desktop()
+    browser.probe("unfold()")
+    wide = "return [...document.querySelectorAll('.bd-article div.math mjx-container')].filter(f => f.scrollWidth > f.clientWidth + 1).map(f => `${f.scrollWidth} px in ${f.clientWidth}`)"
+    with contextlib.suppress(TimeoutException):            # they are made to fit once the mathematics is typeset
+        WebDriverWait(browser.driver, 5, 0.1).until(lambda _: not browser.script(wide))
+    assert not browser.script(wide)
 
 
 @pytest.mark.parametrize("scheme", ("light", "dark"))
