@@ -2,9 +2,10 @@ r"""A quantized model in one file: packed codes, scales, levels, and a header th
 
 The file is of the format safetensors.  Layer `name` is up to five tensors, `name.codes` (a stream of bits,
 each row from a new byte), `name.scales`, `name.zeros`, `name.matrix` and `name.levels`; the header of the
-file, which is text, holds for each layer the number of columns and the width of a code, and the rule in
+file, which is text, holds for each layer the number of columns, the width of a code and a checksum, and the rule in
 words.  Nothing of this library is needed to read it.
 """
+import hashlib
 import json
 import os
 import secrets
@@ -19,10 +20,11 @@ from lecturelib.llm import layers as walk
 from lecturelib.quantization import packing
 from lecturelib.quantization.blocks import Blocks
 
-FORMAT = "lecturelib blocks 1"
+FORMAT, VERSION = "lecturelib blocks", 2
 RULE = ("weight = scale * level[code] + zero, float32, one scale and zero for each block of neighboring columns; "
         "scale = scales (* matrix, if there is one); zero = zeros or 0. Row r of .codes is a stream of bits: code i has the bits "
-        "i*width ... (i+1)*width-1, bit k being bit k%8 (from the low end) of byte k//8. Columns and width: the entry 'layers'.")
+        "i*width ... (i+1)*width-1, bit k being bit k%8 (from the low end) of byte k//8. Columns and width: the entry 'layers'; sha256 there: of the JSON text "
+        "[name, columns, width] and the bytes of .codes, .scales, .zeros, .matrix and .levels, those that there are.")
 PARTS = ("scales", "zeros", "matrix", "levels")
 
 
@@ -39,6 +41,7 @@ def save(path, quantized: Mapping[str, Blocks], extra: Mapping[str, torch.Tensor
         tensors[f"{name}.codes"] = b.pack().contiguous()
         tensors |= {f"{name}.{part}": getattr(b, part).contiguous() for part in PARTS if getattr(b, part) is not None}
         shapes[name] = {"columns": b.codes.shape[-1], "width": b.width}
+        shapes[name]["sha256"] = _checksum(name, shapes[name], [tensors.get(f"{name}.{part}") for part in ("codes", *PARTS)])
     for name, t in (extra or {}).items():
         if name in tensors:
             raise ValueError(f"extra must not name {name!r}, a tensor of a layer")
@@ -49,7 +52,7 @@ def save(path, quantized: Mapping[str, Blocks], extra: Mapping[str, torch.Tensor
         if place in seen or t.untyped_storage().nbytes() != t.nbytes:
             tensors[name] = t.clone()
         seen.add(place)
-    header = {"format": FORMAT, "decode": RULE, "layers": json.dumps(shapes), "notes": notes}
+    header = {"format": f"{FORMAT} {VERSION}", "decode": RULE, "layers": json.dumps(shapes), "notes": notes}
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         save_file(tensors, beside, metadata=header)
@@ -64,7 +67,7 @@ def save(path, quantized: Mapping[str, Blocks], extra: Mapping[str, torch.Tensor
 def layers(path, device="cpu") -> Iterator[tuple[str, Blocks]]:
     """The layers of a file, one at a time.
 
-    Raises ValueError if there is no file, it is cut off or its header damaged, or it was not written by `save`.
+    Raises ValueError if there is no file, it is cut off or damaged, or it was not written by `save` in this version of the format.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,14 +75,31 @@ def layers(path, device="cpu") -> Iterator[tuple[str, Blocks]]:
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             header, names = file.metadata() or {}, set(file.keys())
-            if header.get("format") != FORMAT:
-                raise ValueError(f"path must hold a model saved by save; the header of {path.name} does not say {FORMAT!r}")
+            _check_version(header.get("format", ""), path.name)
             for name, shape in json.loads(header["layers"]).items():
-                parts = {p: file.get_tensor(f"{name}.{p}") if f"{name}.{p}" in names else None for p in PARTS}
-                codes = packing.unpack(file.get_tensor(f"{name}.codes"), shape["width"], shape["columns"])
-                yield name, Blocks(codes, **parts)
-    except SafetensorError as error:
-        raise ValueError(f"path must be a whole safetensors file; {path.name} is not: {error}") from error
+                stream, *parts = (file.get_tensor(f"{name}.{p}") if f"{name}.{p}" in names else None for p in ("codes", *PARTS))
+                if stream is None or shape["sha256"] != _checksum(name, shape, [stream, *parts]):
+                    raise ValueError(f"path must hold what was saved; the checksum of layer {name!r} of {path.name} is that of other numbers")
+                yield name, Blocks(packing.unpack(stream, shape["width"], shape["columns"]), **dict(zip(PARTS, parts)))
+    except (SafetensorError, LookupError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"path must be a whole safetensors file; {path.name} is not: {error!r}") from error
+
+
+def _check_version(said, file) -> None:
+    name, _, number = said.rpartition(" ")
+    if name != FORMAT or not number.isdecimal():
+        raise ValueError(f"path must hold a model saved by save; the header of {file} does not say {FORMAT!r}")
+    if int(number) != VERSION:
+        what = "newer: update lecturelib" if int(number) > VERSION else "older: save the model again"
+        raise ValueError(f"path must hold version {VERSION} of the format; {file} has {number}, which is {what}")
+
+
+def _checksum(name, shape, tensors) -> str:
+    digest = hashlib.sha256(json.dumps([name, shape["columns"], shape["width"]]).encode())
+    for t in tensors:
+        if t is not None:
+            digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load(path, device="cpu") -> dict[str, Blocks]:

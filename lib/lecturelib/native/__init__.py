@@ -1,4 +1,4 @@
-"""Kernels in C, for float32 tensors on a CPU: each file is built on first use, under a second, once for a machine.
+"""Kernels in C, in float32 on a CPU: each file is built on first use, under a second, once for a machine.
 
 `library(name)` compiles `name.c` with the C compiler of the machine (`$CC`, or `cc`) into the user's cache
 (`$XDG_CACHE_HOME/lecturelib`, or `~/.cache/lecturelib`), under a name made of the source, the compiler and the
@@ -15,13 +15,16 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 FOLDER = Path(__file__).parent
 LEAST = 1 << 16       # numbers from which on a kernel that works number by number is called
-OK, NO_MEMORY, NOT_FINITE, OUT_OF_RANGE = range(4)         # what the kernels return, as in team.h
+PIECE = 1 << 18       # numbers in half precision that are worked on together
+NARROW = (torch.float32, torch.float16, torch.bfloat16)   # types that are computed in float32
+OK, NO_MEMORY, NOT_FINITE, OUT_OF_RANGE, RESULT_NOT_FINITE = range(5)         # what the kernels return, as in team.h
 GROUP = 64            # most rows of one call of `feedback`
 RUN = 16              # values of rest that `shifts` works on together
 CHAIN = 16            # levels up to which all thresholds are compared
@@ -47,16 +50,31 @@ def library(name: str) -> ctypes.CDLL | None:
         return None
 
 
-def serves(name: str, *tensors: torch.Tensor, least: int = 0) -> bool:
-    """Whether the kernels of `name.c` can be run on these tensors: float32 on a CPU, the last axis contiguous, the first of `least` numbers."""
-    return all(x.device.type == "cpu" and x.dtype == torch.float32 and (x.ndim == 0 or x.stride(-1) == 1) for x in tensors) and \
+def serves(name: str, *tensors: torch.Tensor, least: int = 0, types: tuple = (torch.float32,)) -> bool:
+    """Whether the kernels of `name.c` can be run on these tensors: on a CPU, of one of the `types`, the last axis contiguous, the first of `least` numbers."""
+    return all(x.device.type == "cpu" and x.dtype in types and (x.ndim == 0 or x.stride(-1) == 1) for x in tensors) and \
         tensors[0].numel() >= least and library(name) is not None
+
+
+def pieces(x: torch.Tensor, out: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """Contiguous float32 input, output, and the place where they begin: all at once, or of half precision as much as stays in cache, there and back."""
+    if x.dtype == torch.float32:
+        yield x.detach().contiguous(), out, 0
+        return
+    buffer = torch.empty(min(PIECE, x.numel()), dtype=torch.float32)
+    for k, (a, b) in enumerate(zip(x.detach().reshape(-1).split(PIECE), out.view(-1).split(PIECE))):
+        wide = buffer[:len(a)].copy_(a)
+        if b.is_floating_point():
+            yield wide, wide, k * PIECE
+            b.copy_(wide)
+        else:
+            yield wide, b, k * PIECE
 
 
 def call(name: str, function: str, *arguments) -> int:
     """Run a kernel: tensors as addresses, integers as int64, and the number of PyTorch's threads at the end.
 
-    Returns OK, NOT_FINITE or OUT_OF_RANGE.  Raises MemoryError if it found no room to work in.
+    Returns one of the codes above.  Raises MemoryError if it found no room to work in.
     """
     given = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, torch.Tensor) else ctypes.c_int64(a) if isinstance(a, int) else a for a in arguments]
     code = getattr(library(name), function)(*given, ctypes.c_int64(torch.get_num_threads()))

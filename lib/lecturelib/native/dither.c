@@ -2,7 +2,6 @@
 #include "team.h"
 
 #define TILE 1024                   /* numbers worked on together */
-#define FINITE 0x7f800000           /* magnitudes of finite numbers have smaller bits */
 
 enum { DRAW, SUBTRACT, STOCHASTIC };
 
@@ -49,12 +48,8 @@ static int pieces(const void *p, int64_t begin, int64_t end) {
         if (f->kind != STOCHASTIC)
             for (int64_t l = 0; l < n; l++) u[l] = ((float)((int32_t)mix(first + (uint32_t)l, k) >> 8) + 0.5f) * 0x1p-24f;
         if (f->kind == DRAW) { memcpy(y, u, n * sizeof *u); continue; }
-        for (int64_t l = 0; l < n; l++) {
-            int32_t bits;
-            memcpy(&bits, x + l, sizeof bits);
-            bits &= INT32_MAX;
-            most = bits > most ? bits : most;
-        }
+        const int32_t m = largest_bits(x, n);
+        most = m > most ? m : most;
         if (most >= FINITE) return NOT_FINITE;
         if (f->kind == SUBTRACT) {
             for (int64_t l = 0; l < n; l++) {

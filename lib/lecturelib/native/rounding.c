@@ -2,12 +2,13 @@
    Every function does the operations of its eager namesake in the same order, so that the results are equal.
    CHAIN, the number of levels up to which all thresholds are compared, is a flag of the compiler. */
 #include "team.h"
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #define TILE 1024                   /* numbers worked on together */
-#define FINITE 0x7f800000           /* magnitudes of finite numbers have smaller bits */
 
 enum { GRID, FLOATS, LEVELS };      /* kinds of rules */
-enum { MAGNITUDE, SIGNED, RANGE };  /* kinds of extremes */
 
 /* GRID: step (round((x / step - offset) clamped to low, high) + offset).  FLOATS: as in float_formats.
    LEVELS: points between thresholds, by comparing all, or by a table of bins as in codebooks.  `cut` limits what enters FLOATS. */
@@ -19,47 +20,68 @@ typedef struct {
     int32_t bins;
 } Rule;
 
-typedef union { float f; int32_t i; } Bits;
-
-static inline int32_t bits_of(float x) { return ((Bits){.f = x}).i; }
-static inline float float_of(int32_t i) { return ((Bits){.i = i}).f; }
 static inline float limit(float x, float low, float high) { x = x < low ? low : x; return x > high ? high : x; }
 static inline int32_t limit_int(int32_t x, int32_t low, int32_t high) { x = x < low ? low : x; return x > high ? high : x; }
 
 typedef float v16 __attribute__((vector_size(64)));
 typedef int32_t i16 __attribute__((vector_size(64)));
 
-/* Nearest values of u (n <= TILE, rounded up to 16) in its own place. */
-static void to_values(float *u, int64_t n, const Rule *r) {
-    if (r->kind == GRID) {
-        const float o = r->offset, low = r->low, high = r->high;
-        if (o) for (int64_t l = 0; l < n; l++) u[l] = limit(rintf(u[l] - o), low, high) + o;
-        else for (int64_t l = 0; l < n; l++) u[l] = limit(rintf(u[l]), low, high);
+/* Of sixteen numbers the least j with x <= t[j]; t: CHAIN - 1 increasing thresholds, the last ones infinite. */
+static inline i16 level(v16 x, const float *t) {
+    i16 j = {};
+#ifdef __AVX512F__                                         /* the thresholds fit in a register: halve four times */
+    const __m512 all = _mm512_maskz_loadu_ps(0x7fff, t);
+    j -= (x > t[7]) * 8;
+    j -= (x > (v16)_mm512_permutexvar_ps((__m512i)(j + 3), all)) * 4;
+    j -= (x > (v16)_mm512_permutexvar_ps((__m512i)(j + 1), all)) * 2;
+    j -= x > (v16)_mm512_permutexvar_ps((__m512i)j, all);
+#else
+    for (int32_t i = 0; i < CHAIN - 1; i++) j -= x > t[i];
+#endif
+    return j;
+}
+
+/* y = p[j], of CHAIN points p */
+static inline void look_up(const float *p, i16 j, float *y) {
+#ifdef __AVX512F__
+    _mm512_storeu_ps(y, _mm512_permutexvar_ps((__m512i)j, _mm512_loadu_ps(p)));
+#else
+    for (int l = 0; l < 16; l++) y[l] = p[j[l]];
+#endif
+}
+
+static inline i16 indices(const uint8_t *c) {
+    i16 j;
+    for (int l = 0; l < 16; l++) j[l] = c[l];
+    return j;
+}
+
+/* Nearest values of x (n <= TILE, rounded up to 16) into u, which may be x. */
+static void to_values(const float *x, float *u, int64_t n, const Rule *r) {
+    if (r->kind == GRID) {                                 /* of the step 1 and the offset 0 */
+        const float low = r->low, high = r->high;
+        _Pragma("GCC ivdep") for (int64_t l = 0; l < n; l++) u[l] = limit(rintf(x[l]), low, high);
     } else if (r->kind == FLOATS) {
         const int32_t offset = ((r->digits - r->mantissa) << r->digits) + (1 << (r->digits - 1)), first = r->first, last = r->last;
         const int32_t keep = r->one_zero ? 0 : INT32_MIN;
         const float top = r->top, cut = r->cut;
-        for (int64_t l = 0; l < n; l++) {
-            int32_t bits = bits_of(limit(u[l], -cut, cut));
+        _Pragma("GCC ivdep") for (int64_t l = 0; l < n; l++) {
+            int32_t bits = bits_of(limit(x[l], -cut, cut));
             float s = float_of(limit_int(bits & FINITE, first, last) + offset);
             u[l] = float_of(bits_of(limit((float_of(bits) + s) - s, -top, top)) | (bits & keep));
         }
     } else if (r->count <= CHAIN) {
         for (int64_t l = 0; l < n; l += 16) {
-            v16 x, y;
-            memcpy(&x, u + l, sizeof x);
-            y = (v16){} + r->points[0];
-            for (int32_t j = 1; j < r->count; j++) {
-                i16 up = x > r->thresholds[j - 1];
-                y = (v16)(((i16)y & ~up) | ((i16)((v16){} + r->points[j]) & up));
-            }
-            memcpy(u + l, &y, sizeof y);
+            v16 v;
+            memcpy(&v, x + l, sizeof v);
+            i16 j = level(v, r->thresholds);
+            look_up(r->points, j, u + l);
         }
     } else {
         const float start = r->start, scale = r->scale, most = r->bins - 1, *inside = r->inside, *points = r->below_points;
-        for (int64_t l = 0; l < n; l++) {
-            int32_t k = (int32_t)limit((u[l] - start) * scale, 0, most);
-            u[l] = points[2 * k + (u[l] > inside[k])];
+        _Pragma("GCC ivdep") for (int64_t l = 0; l < n; l++) {
+            int32_t k = (int32_t)limit((x[l] - start) * scale, 0, most);
+            u[l] = points[2 * k + (x[l] > inside[k])];
         }
     }
 }
@@ -82,9 +104,8 @@ static void to_codes(float *u, int32_t *codes, int64_t n, const Rule *r) {
     } else if (r->count <= CHAIN) {
         for (int64_t l = 0; l < n; l += 16) {
             v16 x;
-            i16 j = {};
             memcpy(&x, u + l, sizeof x);
-            for (int32_t i = 1; i < r->count; i++) j -= x > r->thresholds[i - 1];
+            i16 j = level(x, r->thresholds);
             memcpy(codes + l, &j, sizeof j);
         }
     } else {
@@ -97,89 +118,144 @@ static void to_codes(float *u, int32_t *codes, int64_t n, const Rule *r) {
     }
 }
 
-static int32_t largest_bits(const float *x, int64_t n) {
-    int32_t m = 0;
-    for (int64_t l = 0; l < n; l++) { int32_t b = bits_of(x[l]) & INT32_MAX; m = b > m ? b : m; }
-    return m;
-}
-
 /* ------------------------------------------------------------------------------------------ one by one */
-typedef struct { const float *x; void *out; int64_t n, size; const Rule *rule; int32_t *most; } Elements;
+typedef struct { const float *x; void *out; int64_t n, size, refused; const Rule *rule; } Elements;
 
 static int elements(const void *p, int64_t begin, int64_t end) {
     const Elements *f = p;
     const Rule *r = f->rule;
     float u[TILE] __attribute__((aligned(64)));
-    int32_t codes[TILE] __attribute__((aligned(64))), most = 0;
+    int32_t codes[TILE] __attribute__((aligned(64)));
     memset(u, 0, sizeof u);
     for (int64_t tile = begin; tile < end; tile++) {
         int64_t at = tile * TILE, n = f->n - at < TILE ? f->n - at : TILE;
         const float *x = f->x + at, step = r->step;
-        int32_t m = largest_bits(x, n);
-        if (m >= FINITE) return NOT_FINITE;
-        most = m > most ? m : most;
-        if (r->kind == GRID) for (int64_t l = 0; l < n; l++) u[l] = x[l] / step;
-        else memcpy(u, x, n * sizeof *u);
-        if (!f->size) {
-            float *y = (float *)f->out + at;
-            to_values(u, n, r);
-            if (r->kind == GRID) for (int64_t l = 0; l < n; l++) y[l] = u[l] * step;
-            else memcpy(y, u, n * sizeof *u);
+        if (largest_bits(x, n) >= FINITE) return NOT_FINITE;
+        float *y = (float *)f->out + at;
+        if (!f->size && r->kind == GRID) {
+            const float o = r->offset, low = r->low, high = r->high;
+            if (o) _Pragma("GCC ivdep") for (int64_t l = 0; l < n; l++) y[l] = (limit(rintf(x[l] / step - o), low, high) + o) * step;
+            else _Pragma("GCC ivdep") for (int64_t l = 0; l < n; l++) y[l] = limit(rintf(x[l] / step), low, high) * step;
+            if (largest_bits(y, n) >= f->refused) return RESULT_NOT_FINITE;
+        } else if (!f->size && n == TILE) to_values(x, y, n, r);
+        else if (!f->size) {
+            memcpy(u, x, n * sizeof *u);
+            to_values(u, u, n, r);
+            memcpy(y, u, n * sizeof *u);
         } else {
+            memcpy(u, x, n * sizeof *u);
             to_codes(u, codes, n, r);
             if (f->size == 4) memcpy((int32_t *)f->out + at, codes, n * sizeof *codes);
             else for (int64_t l = 0; l < n; l++) ((uint8_t *)f->out)[at + l] = (uint8_t)codes[l];
         }
     }
-    int32_t seen = __atomic_load_n(f->most, __ATOMIC_RELAXED);
-    while (most > seen && !__atomic_compare_exchange_n(f->most, &seen, most, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     return OK;
 }
 
-/* x (n) to the nearest values (size 0) or their codes (of 1 or 4 bytes); the bits of the largest magnitude into `most` */
-int round_elements(const float *x, void *out, const Rule *rule, int32_t *most, int64_t n, int64_t size, int64_t threads) {
-    Elements f = {x, out, n, size, rule, most};
-    *most = 0;
+/* x (n) to the nearest values (size 0) or their codes (of 1 or 4 bytes); RESULT_NOT_FINITE if a value has bits from `refused` on */
+int round_elements(const float *x, void *out, const Rule *rule, int64_t n, int64_t size, int64_t refused, int64_t threads) {
+    Elements f = {x, out, n, size, refused, rule};
     return spread(elements, &f, (n + TILE - 1) / TILE, threads);
 }
 
 /* ---------------------------------------------------------------------------------------------- blocks */
-typedef struct { const float *x; float *first, *second; int64_t block, kind; } Ends;
+/* least and largest entry; signed integers in the order of the numbers */
+static inline __attribute__((always_inline)) void range(const float *x, float *least, float *most, int64_t B) {
+    int32_t low = INT32_MAX, high = INT32_MIN;
+    for (int64_t l = 0; l < B; l++) {
+        int32_t b = bits_of(x[l]), key = b ^ ((b >> 31) & INT32_MAX);
+        low = key < low ? key : low;
+        high = key > high ? key : high;
+    }
+    *least = float_of(low ^ ((low >> 31) & INT32_MAX));
+    *most = float_of(high ^ ((high >> 31) & INT32_MAX));
+}
 
-static int ends(const void *p, int64_t begin, int64_t end) {
-    const Ends *f = p;
-    const int64_t B = f->block;
+/* the entry with the largest magnitude, of several the first */
+static inline __attribute__((always_inline)) float farthest(const float *x, int64_t B) {
+    float low, high;
+    range(x, &low, &high, B);
+    if (high != -low) return high > -low ? high : low;
+    for (int64_t l = 0; l < B; l++) if (x[l] == low || x[l] == high) return x[l];
+    return 0;
+}
+
+typedef struct { const float *x; float *most; int64_t length; } Rows;
+
+static int maxima(const void *p, int64_t begin, int64_t end) {
+    const Rows *f = p;
     int32_t all = 0;
     for (int64_t k = begin; k < end; k++) {
-        const float *x = f->x + k * B;
-        int32_t m = largest_bits(x, B);
+        int32_t m = largest_bits(f->x + k * f->length, f->length);
         all = m > all ? m : all;
-        if (f->kind == MAGNITUDE) f->first[k] = float_of(m);
-        else if (f->kind == SIGNED) {
-            int64_t l = 0;
-            while (l < B - 1 && (bits_of(x[l]) & INT32_MAX) != m) l++;
-            f->first[k] = x[l];
-        } else {                                           /* signed integers in the order of the numbers */
-            int32_t low = INT32_MAX, high = INT32_MIN;
-            for (int64_t l = 0; l < B; l++) {
-                int32_t b = bits_of(x[l]), key = b ^ ((b >> 31) & INT32_MAX);
-                low = key < low ? key : low;
-                high = key > high ? key : high;
-            }
-            f->first[k] = float_of(low ^ ((low >> 31) & INT32_MAX));
-            f->second[k] = float_of(high ^ ((high >> 31) & INT32_MAX));
-        }
+        f->most[k] = float_of(m);
     }
     return all >= FINITE ? NOT_FINITE : OK;
 }
 
-/* Of every block of x (blocks, block): the largest magnitude, or the entry that has it, or least and largest entry. */
-int block_ends(const float *x, float *first, float *second, int64_t blocks, int64_t block, int64_t kind, int64_t threads) {
-    Ends f = {x, first, second, block, kind};
-    return spread(ends, &f, blocks, threads);
+/* the largest magnitude of every row of x (rows, length) */
+int row_maxima(const float *x, float *most, int64_t rows, int64_t length, int64_t threads) {
+    Rows f = {x, most, length};
+    return spread(maxima, &f, rows, threads);
 }
 
-typedef struct { const float *x, *s, *z; float *y, *error; uint8_t *codes; int64_t block; const Rule *rule; } Scaled;
+/* Where the scale of a block comes from: its ideal by `rule`, then the best of `count` candidates, which are
+   the ideal times a factor, stored as `type`, or, of `neighbors`, the number of E4M3 that many codes away.
+   POWER: 2^(floor(log2 a) - emax), twice that from the mantissa bits `up` on. */
+enum { ABSMAX, SIGNED_MOST, ENDS, POWER };
+enum { FLOAT32, FLOAT16, BFLOAT16, E4M3, E8M0 };
+typedef struct { int32_t rule, type, emax, up, neighbors, count; float top; const float *factors; } Finder;
+
+/* t: the matrix's scale of every `per` blocks, or NULL.  Without `find` the scales s are given; with it s and z are written, if they are asked for. */
+typedef struct { const float *x, *t; float *s, *z, *y; uint8_t *codes; int64_t block, per, refused; const Finder *find; const Rule *rule; } Scaled;
+
+/* x rounded to `mantissa` bits, its exponent taken to lie between `low` and `high`; the sign of zero is kept */
+static inline __attribute__((always_inline)) float narrow(float x, int32_t mantissa, int32_t low, int32_t high) {
+    const float s = float_of(limit_int(bits_of(x) & FINITE, (127 + low) << 23, (127 + high) << 23) + ((23 - mantissa) << 23) + (1 << 22));
+    return float_of(bits_of((x + s) - s) | (bits_of(x) & INT32_MIN));
+}
+
+/* Scales to their type, nearest; E4M3 saturates, elsewhere what is too large becomes infinite. */
+static void store(float *s, int64_t n, int32_t type) {
+    switch (type) {
+        case FLOAT16: for (int64_t b = 0; b < n; b++) { float r = narrow(s[b], 10, -14, 15); s[b] = fabsf(r) > 65504 ? INFINITY : r; } break;
+        case BFLOAT16: for (int64_t b = 0; b < n; b++) { int32_t i = bits_of(s[b]); s[b] = float_of((i + 0x7fff + (i >> 16 & 1)) & ~0xffff); } break;
+        case E4M3: for (int64_t b = 0; b < n; b++) s[b] = narrow(limit(s[b], -448, 448), 3, -6, 8); break;
+        case E8M0: for (int64_t b = 0; b < n; b++) s[b] = limit(s[b], 0x1p-127f, 0x1p127f); break;
+        default: break;
+    }
+}
+
+/* The ideal scales of `count` blocks at x, and their zeros; NOT_FINITE if x is not. */
+static inline __attribute__((always_inline)) int ideals(const float *x, const float *t, const Finder *f, float *s, float *z, int64_t count, const int64_t B) {
+    int32_t m[TILE], all = 0;
+    for (int64_t b = 0; b < count; b++) { m[b] = largest_bits(x + b * B, B); all = m[b] > all ? m[b] : all; }
+    if (all >= FINITE) return NOT_FINITE;
+    switch (f->rule) {
+        case ABSMAX: for (int64_t b = 0; b < count; b++) s[b] = float_of(m[b]) / f->top / t[b]; break;
+        case SIGNED_MOST: for (int64_t b = 0; b < count; b++) s[b] = farthest(x + b * B, B) / f->top / t[b]; break;
+        case ENDS: for (int64_t b = 0; b < count; b++) { float high; range(x + b * B, z + b, &high, B); s[b] = (high - z[b]) / f->top; } break;
+        default: for (int64_t b = 0; b < count; b++) {
+            int32_t small = m[b] < 1 << 23, i = small ? bits_of(float_of(m[b]) * 0x1p24f) : m[b];        /* subnormal numbers are shifted up first */
+            int32_t e = (i >> 23) - (small ? 24 : 0) + ((i & 0x7fffff) >= f->up) - f->emax;
+            e = m[b] ? limit_int(e, 0, 254) : 0;
+            s[b] = float_of(e ? e << 23 : 1 << 22);
+        }
+    }
+    return OK;
+}
+
+/* Candidate c for the scales. */
+static void candidates(const float *ideal, float *s, int64_t n, const Finder *f, int32_t c) {
+    for (int64_t b = 0; b < n; b++) s[b] = f->neighbors ? ideal[b] : ideal[b] * f->factors[c];
+    store(s, n, f->type);
+    if (f->neighbors) for (int64_t b = 0; b < n; b++) {
+        int32_t e = limit_int(bits_of(s[b]) & FINITE, 121 << 23, 135 << 23), unit = e + (20 << 23);
+        int32_t code = bits_of(s[b] + float_of(unit)) - unit + ((e - (121 << 23)) >> 20) + (int32_t)f->factors[c];
+        code = limit_int(code, 0, 126);
+        s[b] = code < 8 ? code * 0x1p-9f : float_of((code << 20) + (120 << 23));
+    }
+}
 
 /* (x - z) / s for a block, 0 where s = 0; constant B lets the compiler unroll */
 static inline __attribute__((always_inline)) void ratio(const float *x, float *u, float s, float z, int shifted, int64_t B) {
@@ -193,42 +269,61 @@ static inline __attribute__((always_inline)) void product(const float *u, float 
     else for (int64_t l = 0; l < B; l++) y[l] = u[l] * s;
 }
 
-static inline __attribute__((always_inline)) float distance(const float *u, const float *x, float s, float z, int shifted, int64_t B) {
-    float sum[16] = {0}, total = 0, y[16];
-    for (int64_t at = 0; at < B; at += 16) {
-        int64_t n = B - at < 16 ? B - at : 16;
-        product(u + at, y, s, z, shifted, n);
-        for (int64_t l = 0; l < n; l++) { float d = y[l] - x[at + l]; sum[l] += d * d; }
-    }
+static inline __attribute__((always_inline)) float distance(const float *u, const float *x, float s, int64_t B) {
+    float sum[16] = {0}, total = 0;
+    for (int64_t at = 0; at < B; at += 16)
+        for (int64_t l = 0; l < 16 && l < B - at; l++) { float d = u[at + l] * s - x[at + l]; sum[l] += d * d; }
     for (int l = 0; l < 16; l++) total += sum[l];
     return total;
 }
 
 static inline __attribute__((always_inline)) int some_blocks(const Scaled *f, int64_t begin, int64_t end, const int64_t B) {
-    const Rule *r = f->rule;
-    const int64_t together = B < TILE ? TILE / B : 1;
-    const int shifted = f->z != NULL;
-    float *u = aligned_alloc(64, (together * B + 16 + 15) / 16 * 64);
-    int32_t *codes = f->codes ? aligned_alloc(64, (together * B + 16 + 15) / 16 * 64) : NULL;
-    if (!u || (f->codes && !codes)) { free(u), free(codes); return NO_MEMORY; }
-    memset(u, 0, (together * B + 16) * sizeof *u);
-    for (int64_t k = begin; k < end; k += together) {
+    const Finder *find = f->find;
+    const int64_t together = B < TILE ? TILE / B : 1, room = (together * B + 16 + 15) / 16 * 64;
+    const int shifted = find && find->rule == ENDS;
+    float t[TILE], s[TILE], z[TILE], ideal[TILE], trial[TILE], least[TILE], *u = aligned_alloc(64, room);
+    int32_t *codes = f->codes ? aligned_alloc(64, room) : NULL;
+    int code = u && (codes || !f->codes) ? OK : NO_MEMORY;
+    if (!code) memset(u, 0, room);
+    memset(z, 0, sizeof z);
+    for (int64_t k = begin; k < end && !code; k += together) {
         const int64_t count = end - k < together ? end - k : together;
-        for (int64_t b = 0; b < count; b++) ratio(f->x + (k + b) * B, u + b * B, f->s[k + b], shifted ? f->z[k + b] : 0, shifted, B);
+        const float *x = f->x + k * B;
+        for (int64_t b = 0, j = k / f->per, left = (j + 1) * f->per - k; b < count; b++) {
+            t[b] = f->t ? f->t[j] : 1;
+            if (!--left) j++, left = f->per;
+        }
+        if (!find) for (int64_t b = 0; b < count; b++) s[b] = f->s[k + b];
+        else {
+            if ((code = ideals(x, t, find, ideal, z, count, B))) break;
+            for (int32_t c = 0; c < find->count; c++) {
+                candidates(ideal, trial, count, find, c);
+                for (int64_t b = 0; b < count; b++) if ((bits_of(trial[b]) & INT32_MAX) >= FINITE) code = OUT_OF_RANGE;
+                if (find->count > 1) for (int64_t b = 0; b < count; b++) ratio(x + b * B, u + b * B, trial[b] * t[b], 0, 0, B);
+                if (find->count > 1) to_values(u, u, count * B, f->rule);
+                for (int64_t b = 0; b < count; b++) {
+                    float error = find->count > 1 ? distance(u + b * B, x + b * B, trial[b] * t[b], B) : 0;
+                    if (!c || error < least[b]) least[b] = error, s[b] = trial[b];
+                }
+            }
+            if (shifted) store(z, count, find->type);
+            for (int64_t b = 0; b < count; b++) if ((bits_of(z[b]) & INT32_MAX) >= FINITE) code = OUT_OF_RANGE;
+            if (code) break;
+            if (f->s) memcpy(f->s + k, s, count * sizeof *s);
+            if (f->z) memcpy(f->z + k, z, count * sizeof *z);
+        }
+        for (int64_t b = 0; b < count; b++) ratio(x + b * B, u + b * B, s[b] * t[b], z[b], shifted, B);
         if (f->codes) {
-            to_codes(u, codes, count * B, r);
+            to_codes(u, codes, count * B, f->rule);
             for (int64_t l = 0; l < count * B; l++) f->codes[k * B + l] = (uint8_t)codes[l];
         } else {
-            to_values(u, count * B, r);
-            for (int64_t b = 0; b < count; b++) {
-                const float s = f->s[k + b], z = shifted ? f->z[k + b] : 0;
-                if (f->error) f->error[k + b] = distance(u + b * B, f->x + (k + b) * B, s, z, shifted, B);
-                else product(u + b * B, f->y + (k + b) * B, s, z, shifted, B);
-            }
+            to_values(u, u, count * B, f->rule);
+            for (int64_t b = 0; b < count; b++) product(u + b * B, f->y + (k + b) * B, s[b] * t[b], z[b], shifted, B);
+            if (largest_bits(f->y + k * B, count * B) >= f->refused) code = RESULT_NOT_FINITE;
         }
     }
     free(u), free(codes);
-    return OK;
+    return code;
 }
 
 static int scaled(const void *p, int64_t begin, int64_t end) {
@@ -241,10 +336,10 @@ static int scaled(const void *p, int64_t begin, int64_t end) {
     }
 }
 
-/* x (blocks, block) with scales s and zeros z (or NULL) of each block: the nearest values into y, or the square errors of the blocks, or the codes. */
-int round_blocks(const float *x, const float *s, const float *z, float *y, float *error, uint8_t *codes, const Rule *rule,
-                 int64_t blocks, int64_t block, int64_t threads) {
-    Scaled f = {x, s, z, y, error, codes, block, rule};
+/* x (blocks, block): the nearest values into y, or codes, with scales that are given or found, as said at Scaled; RESULT_NOT_FINITE as above. */
+int round_blocks(const float *x, const float *t, float *s, float *z, float *y, uint8_t *codes, const Finder *find, const Rule *rule,
+                 int64_t blocks, int64_t block, int64_t per, int64_t refused, int64_t threads) {
+    Scaled f = {x, t, s, z, y, codes, block, per, refused, find, rule};
     return spread(scaled, &f, blocks, threads);
 }
 
@@ -261,7 +356,10 @@ static int stored(const void *p, int64_t begin, int64_t end) {
         const uint8_t *c = f->codes + k * B;
         float *y = f->y + k * B;
         const float s = f->s ? f->s[k] : 1, z = f->z ? f->z[k] : 0;
-        for (int64_t l = 0; l < B; l++) { top = c[l] > top ? c[l] : top; y[l] = points[c[l]]; }
+        for (int64_t l = 0; l < B; l++) top = c[l] > top ? c[l] : top;
+        int64_t l = 0;
+        if (f->count <= CHAIN) for (; l + 16 <= B; l += 16) look_up(points, indices(c + l), y + l);
+        for (; l < B; l++) y[l] = points[c[l]];
         if (f->s) for (int64_t l = 0; l < B; l++) y[l] *= s;
         if (f->z) for (int64_t l = 0; l < B; l++) y[l] += z;
         int32_t m = largest_bits(y, B);

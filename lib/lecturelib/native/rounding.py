@@ -8,7 +8,14 @@ import torch
 from lecturelib import native
 
 GRID, FLOATS, LEVELS = range(3)
-ENDS = ("magnitude", "signed", "range")
+ABSMAX, SIGNED, ENDS, POWER = range(4)                     # how a scale is found
+TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e8m0fnu)
+
+
+NOT_FINITE = "x must be finite (in float32); it holds a NaN or an infinity"
+TOO_LARGE = "x must have blocks whose scale {} holds"
+RESULT = "x must be so small that the result is finite in {}"
+REFUSED = {torch.float32: 0x7f800000, torch.float16: 0x477ff000, torch.bfloat16: 0x7f7f8000}    # bits of the least float32 that becomes infinite
 
 
 class Rule(ctypes.Structure):
@@ -40,8 +47,9 @@ def levels(points: torch.Tensor) -> Rule | None:
     """Of increasing float32 points; None where codebooks have no table for them."""
     from lecturelib.quantization import codebooks
     tau = codebooks.thresholds(points)
-    rule = Rule(kind=LEVELS, count=len(points), points=points.data_ptr(), thresholds=tau.data_ptr())
-    rule.kept = points, tau
+    few = [torch.nn.functional.pad(v, (0, native.CHAIN - len(v)), value=torch.inf) for v in (points, tau)] if len(points) <= native.CHAIN else (points, tau)
+    rule = Rule(kind=LEVELS, count=len(points), points=few[0].data_ptr(), thresholds=few[1].data_ptr())
+    rule.kept = *few,
     if len(points) > native.CHAIN:
         table = codebooks._table(tau)
         if table is None:
@@ -54,34 +62,55 @@ def levels(points: torch.Tensor) -> Rule | None:
     return rule
 
 
-def elements(x: torch.Tensor, out: torch.Tensor, rule: Rule) -> float:
-    """Nearest values of `x` in `out`, float32, or their codes, if that is uint8 or int32; returns the largest magnitude of `x`.
+def elements(x: torch.Tensor, out: torch.Tensor, rule: Rule) -> None:
+    """Nearest values of `x` in `out`, which is of its type, one of native.NARROW, or their codes, if that is uint8 or int32.
 
-    Raises ValueError if `x` is not finite.
+    Raises ValueError if `x` or a value is not finite.
     """
-    most = torch.empty(1, dtype=torch.int32)
-    size = {torch.float32: 0, torch.uint8: 1, torch.int32: 4}[out.dtype]
-    if native.call("rounding", "round_elements", x.contiguous(), out, ctypes.byref(rule), most, x.numel(), size) == native.NOT_FINITE:
-        raise ValueError("x must be finite; it holds a NaN or an infinity")
-    return float(most.view(torch.float32))
+    size = {torch.uint8: 1, torch.int32: 4}.get(out.dtype, 0)
+    for a, b, _ in native.pieces(x, out):
+        code = native.call("rounding", "round_elements", a, b, ctypes.byref(rule), a.numel(), size, REFUSED.get(out.dtype, 0))
+        if code == native.NOT_FINITE:
+            raise ValueError("x must be finite; it holds a NaN or an infinity")
+        if code == native.RESULT_NOT_FINITE:
+            raise ValueError(f"x and step must keep q(x) finite in {out.dtype}; got step {rule.step:.4g}")
 
 
-def ends(a: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Of every row of `a` (k, block): the largest magnitude, or the entry that has it ("signed"), or least and largest entry ("range"); (k, 1).
+class Finder(ctypes.Structure):
+    """What `rounding.c` calls Finder; `kept` holds the factors that it points to."""
+    _fields_ = [*((name, ctypes.c_int32) for name in ("rule", "type", "emax", "up", "neighbors", "count")), ("top", ctypes.c_float), ("factors", ctypes.c_void_p)]
+    kept: torch.Tensor
 
-    Raises ValueError if `a` is not finite.
+
+def finder(rule: int, dtype: torch.dtype, top: float, factors=(1.0,), *, emax: int = 0, up: int = 0, neighbors: bool = False) -> Finder:
+    f = torch.tensor(factors, dtype=torch.float32)
+    found = Finder(rule=rule, type=TYPES.index(dtype), emax=emax, up=up, neighbors=neighbors, count=len(f), top=top, factors=f.data_ptr())
+    found.kept = f
+    return found
+
+
+def row_maxima(a: torch.Tensor) -> torch.Tensor:
+    """The largest magnitude of every row of `a` (k, n), (k, 1).  Raises ValueError if `a` is not finite."""
+    most = a.new_empty(len(a), 1)
+    if native.call("rounding", "row_maxima", a, most, *a.shape) == native.NOT_FINITE:
+        raise ValueError(NOT_FINITE)
+    return most
+
+
+def blocks(a: torch.Tensor, rule: Rule, find: Finder | None = None, *, s=None, z=None, t=None, values=None, codes=None, dtype=torch.float32) -> None:
+    """Rows of `a` (k, block): the nearest values (k, block), or the uint8 codes, where asked for.
+
+    Without `find`, s (k, 1) holds the scales; with it the scales and zeros are found and written to s and z, if given.  t: the scale of
+    the matrix, one for each of equally many blocks.  Raises ValueError if `a` is not finite, if the type of the scales does not hold one, and if a value is not finite in `dtype`.
     """
-    first = a.new_empty(len(a), 1)
-    second = torch.empty_like(first) if kind == "range" else None
-    if native.call("rounding", "block_ends", a, first, second, *a.shape, ENDS.index(kind)) == native.NOT_FINITE:
-        raise ValueError("x must be finite (in float32); it holds a NaN or an infinity")
-    return first, second
-
-
-def blocks(a: torch.Tensor, s: torch.Tensor, z: torch.Tensor | None, rule: Rule, *, values=None, errors=None, codes=None) -> None:
-    """Rows of `a` (k, block) with scales and zeros (k, 1): the nearest values, or their square errors (k, 1), or uint8 codes, where asked for."""
-    s, z = s.contiguous(), None if z is None else z.contiguous()
-    native.call("rounding", "round_blocks", a, s, z, values, errors, codes, ctypes.byref(rule), *a.shape)
+    code = native.call("rounding", "round_blocks", a, t, s, z, values, codes, find and ctypes.byref(find), ctypes.byref(rule), *a.shape,
+                       len(a) // (1 if t is None else t.numel()), REFUSED[dtype])
+    if code == native.NOT_FINITE:
+        raise ValueError(NOT_FINITE)
+    if code == native.OUT_OF_RANGE:
+        raise ValueError(TOO_LARGE.format(TYPES[find.type]))
+    if code == native.RESULT_NOT_FINITE:
+        raise ValueError(RESULT.format(dtype))
 
 
 def decode(codes: torch.Tensor, s: torch.Tensor | None, z: torch.Tensor | None, points: torch.Tensor, out: torch.Tensor) -> None:

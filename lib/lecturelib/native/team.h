@@ -5,7 +5,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK, NO_MEMORY, NOT_FINITE, OUT_OF_RANGE };
+#define FINITE 0x7f800000           /* magnitudes of finite numbers have smaller bits */
+typedef union { float f; int32_t i; } Bits;
+static inline int32_t bits_of(float x) { return ((Bits){.f = x}).i; }
+static inline float float_of(int32_t i) { return ((Bits){.i = i}).f; }
+
+/* bits of the largest magnitude; NaN counts as larger than infinity */
+static inline __attribute__((always_inline)) int32_t largest_bits(const float *x, int64_t n) {
+    int32_t m = 0;
+    for (int64_t l = 0; l < n; l++) { int32_t b = bits_of(x[l]) & INT32_MAX; m = b > m ? b : m; }
+    return m;
+}
+
+enum { OK, NO_MEMORY, NOT_FINITE, OUT_OF_RANGE, RESULT_NOT_FINITE };
 
 /* The OpenMP runtime that PyTorch has loaded, so that its waiting threads are the ones that work; threads of our own without it. */
 extern void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));

@@ -48,15 +48,8 @@ static int rows(const void *with, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end && !code; i++) {
         const float *x = f->x + i * d, *m = f->factors;
         float *y = f->y + i * d;
-        int32_t most = 0;
-        for (int64_t j = 0; j < d; j++) {
-            int32_t bits;
-            memcpy(&bits, x + j, sizeof bits);
-            bits &= INT32_MAX;
-            most = bits > most ? bits : most;
-            a[j] = x[j] * m[j];
-        }
-        if (most >= 0x7f800000) { code = NOT_FINITE; break; }
+        if (largest_bits(x, d) >= FINITE) { code = NOT_FINITE; break; }
+        for (int64_t j = 0; j < d; j++) a[j] = x[j] * m[j];
         for (int64_t t = 0; t < f->rounds; t++) {
             if (t) { m += d; for (int64_t j = 0; j < d; j++) a[j] *= m[j]; }
             for (int64_t k = 0; k < r; k++) walsh(a + k * p, p);
@@ -74,6 +67,7 @@ static int rows(const void *with, int64_t begin, int64_t end) {
         }
         if (f->last) { m += d; for (int64_t j = 0; j < d; j++) y[j] = a[j] * m[j]; }
         else memcpy(y, a, d * sizeof *a);
+        if (largest_bits(y, d) >= FINITE) code = RESULT_NOT_FINITE;
     }
     free(a);
     return code;

@@ -3,6 +3,7 @@
 #include "team.h"
 
 #define MOST 256                    /* symbols */
+#define MEMORY ((int64_t)1 << 30)   /* bytes of choices that the threads keep together, if that is enough for one */
 
 typedef struct { const float *x, *table; const int64_t *first; uint8_t *codes; int64_t *begin; int64_t k, rest, steps, dx, dc; } Shifts;
 typedef float v16 __attribute__((vector_size(64)));
@@ -106,5 +107,6 @@ static int rows(const void *p, int64_t begin, int64_t end) {
 int shifts(const float *x, const float *table, const int64_t *first, uint8_t *codes, int64_t *begin, int64_t k, int64_t rest,
            int64_t steps, int64_t batch, int64_t dx, int64_t dc, int64_t threads) {
     Shifts f = {x, table, first, codes, begin, k, rest, steps, dx, dc};
-    return spread(rows, &f, batch, threads);
+    const int64_t fit = MEMORY / ((steps * rest << k) + 1);
+    return spread(rows, &f, batch, threads < fit ? threads : fit > 1 ? fit : 1);
 }

@@ -38,6 +38,8 @@ class Box:
 
     Raises ValueError on anything else.
 
+    >>> Box([0, 0], [1, 2])
+    Box((0.0, 0.0), (1.0, 2.0))
     >>> x, w = Box([0, 0], [1, 2]).quadrature(4)
     >>> x.shape, round(float(w @ (x[:, 0] * x[:, 1])), 12)
     (torch.Size([16, 2]), 1.0)
@@ -55,6 +57,9 @@ class Box:
         if not all(np.isfinite([a, b]).all() and a < b for a, b in zip(self.lower, self.upper)):
             raise ValueError("lower and upper must be finite with lower[i] < upper[i]; got "
                              f"{self.lower} and {self.upper}")
+
+    def __repr__(self) -> str:
+        return f"Box({self.lower}, {self.upper})"
 
     @classmethod
     def unit(cls, d: int) -> "Box":

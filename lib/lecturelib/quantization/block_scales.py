@@ -1,10 +1,9 @@
 """Scales of block formats, and the elements of a block once its scale is known.
 
-All on blocks `a` (k, block) float32 with one scale `s` (k, 1) each, as it is stored; `t` (k, 1) or None is
-the matrix's scale.  `fmt` is a `blocks.BlockFormat`, whose docstring states the rules.
+All on blocks `a` (k, block) float32 with one scale `s` (k, 1) each, as it is stored; `t` or None is
+the matrix's scale, (1, 1) or one for each of equally many blocks.  `fmt` is a `blocks.BlockFormat`, whose docstring states the rules.
 """
 import math
-from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -17,63 +16,75 @@ from lecturelib.quantization import codebooks, float_formats, uniform
 POWERS = ("floor", "even", "ceil", "rceil")
 
 
-def of_blocks(a, fmt, t):
-    """The scale (k, 1) of every block as it is stored, float32, and the zero or None."""
-    if fmt.rule == "range":
-        low, high = ends(a, "range")
-        return stored((high - low) / fmt.top, fmt), stored(low, fmt)
-    if fmt.rule == "signed":
-        return stored(ends(a, "signed")[0] / fmt.levels[0], fmt), None
-    most, _ = ends(a, "magnitude")
-    if fmt.rule in POWERS:
-        return power_of_two(most, fmt, fmt.rule), None
-    ideal = most / fmt.top if t is None else most / fmt.top / t
-    if fmt.rule == "absmax":
-        return stored(ideal, fmt), None
-    return _best(a, _candidates(ideal, most, fmt), fmt, t), None
-
-
-def ends(a, kind):
-    """Of every block: the largest magnitude, the entry that has it ("signed"), or the least and the largest entry ("range"), (k, 1)."""
-    if _rule(a, None):
-        return rounding.ends(a, kind)
-    if kind == "range":
-        return a.amin(1, keepdim=True), a.amax(1, keepdim=True)
-    size = a.abs()
-    return (size.amax(1, keepdim=True) if kind == "magnitude" else a.gather(1, size.argmax(1, keepdim=True))), None
-
-
-def _candidates(ideal, most, fmt) -> Iterator[torch.Tensor]:
-    if fmt.rule == "four over six":
-        yield stored(ideal, fmt)
-        yield stored(ideal * 1.5, fmt)
-    elif fmt.scale == torch.float8_e4m3fn:
-        code = stored(ideal, fmt).to(fmt.scale).view(torch.uint8).int()
-        for step in (0, *range(-4, 0), *range(1, 9)):
-            yield (code + step).clamp_(0, 126).to(torch.uint8).view(fmt.scale).float()
-    elif fmt.scale == torch.float8_e8m0fnu:
-        floor = power_of_two(most, fmt, "floor")
-        for factor in (1.0, 0.5, 2.0):
-            yield (floor * factor).clamp_(2.0**-127, 2.0**127)
+def quantize(a, fmt, t, out):
+    """The reconstruction of blocks `a` in `out`, which may be `a` if that is float32.  ValueError if it is not finite."""
+    if native_rule(a, fmt) and out.dtype in native.NARROW:
+        y = out if out.dtype == a.dtype else torch.empty_like(a)
+        rounding.blocks(a, *native_rule(a, fmt), t=t, values=y, dtype=out.dtype)
+        if y is not out:
+            out.copy_(y)
     else:
-        for factor in np.linspace(1.0, 0.4, 25).tolist():
-            yield stored(ideal * factor, fmt)
+        t = _of_each(t, a)
+        s, z = of_blocks(a, fmt, t)
+        uniform._narrow(nearest(a, s, z, t, fmt), out.dtype, out)
 
 
-def _best(a, candidates, fmt, t):
-    best, least, rule = None, None, _rule(a, fmt)
-    for s in candidates:
-        if rule:
-            error = torch.empty_like(s)
-            rounding.blocks(a, s if t is None else s * t, None, rule, errors=error)
-        else:
-            error = nearest(a, s, None, t, fmt).sub_(a).square_().sum(1, keepdim=True)
+def encode(a, fmt, t, codes, s, z):
+    """The codes of blocks `a` in `codes`, uint8 like `a`, their scales in `s`, and their zeros, if there are any, in `z`."""
+    if native_rule(a, fmt):
+        rounding.blocks(a, *native_rule(a, fmt), t=t, codes=codes, s=s, z=z)
+        return
+    t = _of_each(t, a)
+    scale, zero = of_blocks(a, fmt, t)
+    codes.copy_(_codes(ratio(a, scale, zero, t), fmt))
+    s.copy_(scale)
+    if z is not None:
+        z.copy_(zero)
+
+
+def of_blocks(a, fmt, t):
+    """The scale (k, 1) of every block as it is stored, float32, and the zero or None.  ValueError if `a` is not finite."""
+    if not uniform._all_finite(a):
+        raise ValueError(rounding.NOT_FINITE)
+    if fmt.rule == "range":
+        low, high = a.amin(1, keepdim=True), a.amax(1, keepdim=True)
+        return stored((high - low) / fmt.top, fmt), stored(low, fmt)
+    size = a.abs()
+    if fmt.rule == "signed":
+        ideal = a.gather(1, size.argmax(1, keepdim=True)) / fmt.levels[0]
+    else:
+        ideal = size.amax(1, keepdim=True)
+        ideal = power_of_two(ideal, fmt, "floor" if fmt.rule == "search" else fmt.rule) if fmt.scale == torch.float8_e8m0fnu else ideal / fmt.top
+    ideal = ideal if t is None else ideal / t
+    neighbors, factors = _search(fmt)
+    best = least = None
+    for factor in factors:
+        s = _neighbor(stored(ideal, fmt), factor) if neighbors else stored(ideal * factor, fmt)
+        if len(factors) == 1:
+            return s, None
+        error = nearest(a, s, None, t, fmt).sub_(a).square_().sum(1, keepdim=True)
         if best is None:
             best, least = s, error
         else:
             better = error < least
             best, least = torch.where(better, s, best), torch.where(better, error, least)
-    return best
+    return best, None
+
+
+def _search(fmt) -> tuple[bool, tuple]:
+    """Factors of the ideal scale that are tried; or (True, how many codes of E4M3 away)."""
+    if fmt.rule == "four over six":
+        return False, (1.0, 1.5)
+    if fmt.rule != "search":
+        return False, (1.0,)
+    if fmt.scale == torch.float8_e4m3fn:
+        return True, (0, *range(-4, 0), *range(1, 9))
+    return False, (1.0, 0.5, 2.0) if fmt.scale == torch.float8_e8m0fnu else tuple(np.linspace(1.0, 0.4, 25).tolist())
+
+
+def _neighbor(s, step):
+    code = s.to(torch.float8_e4m3fn).view(torch.uint8).int() + step
+    return code.clamp_(0, 126).to(torch.uint8).view(torch.float8_e4m3fn).float()
 
 
 def power_of_two(most, fmt, rule):
@@ -92,12 +103,14 @@ def power_of_two(most, fmt, rule):
 
 
 def stored(s, fmt):
-    """To the type of the scale, nearest; E4M3 saturates, the other types refuse what is too large."""
+    """To the type of the scale, nearest; E4M3 and E8M0 saturate, the other types refuse what is too large."""
+    if fmt.scale == torch.float8_e8m0fnu:
+        return s.clamp(2.0**-127, 2.0**127)
     if fmt.scale == torch.float8_e4m3fn:
-        return s.clamp(max=448.0).to(fmt.scale).float()
+        return s.clamp(-448.0, 448.0).to(fmt.scale).float()
     r = s.to(fmt.scale).float()
     if not uniform._all_finite(r):
-        raise ValueError(f"x must have blocks whose scale {fmt.scale} holds")
+        raise ValueError(rounding.TOO_LARGE.format(fmt.scale))
     return r
 
 
@@ -109,13 +122,17 @@ def ratio(a, s, z, t):
     return u if bool((s != 0).all()) else torch.where(s != 0, u, torch.zeros_like(u))
 
 
-def codes(a, s, z, t, fmt, out):
-    """The codes of blocks `a`, in `out`, uint8 like `a`."""
-    rule = _rule(a, fmt)
-    if rule:
-        rounding.blocks(a, s if t is None else s * t, z, rule, codes=out)
+def nearest(a, s, z, t, fmt):
+    """The reconstruction of blocks `a`: the same operations in the same order as `Blocks.decode`."""
+    u = ratio(a, s, z, t)
+    if fmt.element is not None:
+        u = float_formats.quantize(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element, out=u)
+    elif fmt.integer:
+        u.round_().clamp_(fmt.levels[0], fmt.levels[-1])
     else:
-        out.copy_(_codes(ratio(a, s, z, t), fmt))
+        codebooks.quantize(u, fmt.levels, out=u)
+    u.mul_(s if t is None else s * t)
+    return u if z is None else u.add_(z)
 
 
 def _codes(u, fmt):
@@ -126,41 +143,27 @@ def _codes(u, fmt):
     return codebooks.encode(u, fmt.levels, dtype=torch.uint8)
 
 
-def nearest(a, s, z, t, fmt, out=None):
-    """The reconstruction of blocks `a`, in `out` if given: the same operations in the same order as `Blocks.decode`."""
-    rule = _rule(a, fmt)
-    if rule:
-        y = out if out is not None and out.dtype == a.dtype else torch.empty_like(a)
-        rounding.blocks(a, s if t is None else s * t, z, rule, values=y)
-        return y if out is None or y is out else out.copy_(y)
-    u = ratio(a, s, z, t)
-    if fmt.element is not None:
-        u = float_formats.quantize(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element, out=u)
-    elif fmt.integer:
-        u.round_().clamp_(fmt.levels[0], fmt.levels[-1])
-    else:
-        codebooks.quantize(u, fmt.levels, out=u)
-    u.mul_(s if t is None else s * t)
-    u = u if z is None else u.add_(z)
-    return u if out is None else out.copy_(u)
+def _of_each(t, a):
+    """The matrix's scale of every block."""
+    return t if t is None or len(t) in (1, len(a)) else t.repeat_interleave(len(a) // len(t), 0)
 
 
-def fits(x, fmt) -> bool:
-    """Whether the kernels in C serve `x` in this format: then all blocks are one piece."""
-    return x.is_contiguous() and bool(_rule(x, fmt))
-
-
-def _rule(a, fmt):
-    """What the kernels in C need to know of the format (of none, for the ends of blocks), or None where they do not serve."""
-    if not (native.serves("rounding", a, least=native.LEAST) and a.is_contiguous()):
-        return None
-    return _rule_of(fmt) if fmt else True
+def native_rule(a, fmt):
+    """What the kernels in C need to know of the format, or None where they do not serve."""
+    return _native_rule(fmt) if native.serves("rounding", a, least=native.LEAST) and a.is_contiguous() else None
 
 
 @lru_cache
-def _rule_of(fmt):
-    if fmt.element is not None:
-        return rounding.floats(fmt.element, 2 * fmt.top)
-    if fmt.integer:
-        return rounding.grid(bounds=(fmt.levels[0], fmt.levels[-1]))
-    return rounding.levels(torch.tensor(fmt.levels, dtype=torch.float32))
+def _native_rule(fmt):
+    rule = rounding.floats(fmt.element, 2 * fmt.top) if fmt.element is not None else \
+        rounding.grid(bounds=(fmt.levels[0], fmt.levels[-1])) if fmt.integer else rounding.levels(torch.tensor(fmt.levels, dtype=torch.float32))
+    if rule is None:
+        return None
+    neighbors, factors = _search(fmt)
+    if fmt.scale == torch.float8_e8m0fnu:
+        mantissa, exponent = math.frexp(fmt.top)
+        up = {"floor": 2**23, "search": 2**23, "ceil": 1, "rceil": int((2 * mantissa - 1) * 2**23) + 1,
+              "even": int(2**23 * (1 - 2.0**-(fmt.element.mantissa + 1 if fmt.element else 0)))}[fmt.rule]
+        return rule, rounding.finder(rounding.POWER, fmt.scale, fmt.top, factors, emax=exponent - 1, up=up)
+    how, top = {"range": (rounding.ENDS, fmt.top), "signed": (rounding.SIGNED, fmt.levels[0])}.get(fmt.rule, (rounding.ABSMAX, fmt.top))
+    return rule, rounding.finder(how, fmt.scale, top, factors, neighbors=neighbors)

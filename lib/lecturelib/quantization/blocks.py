@@ -3,7 +3,8 @@ r"""Number formats with block scales: what hardware calls MXFP4 or NVFP4, intege
 One formula decodes them all: a number with code $c$ in a block with scale $s$ and zero $z$ is
 $\hat x=s\,\ell_c+z$ (eq-fmt-blocks); the formats differ in the levels $\ell$, in the type of $s$ and in
 the rule that finds it.  Blocks lie along the last axis.  All is computed in float32; the scale
-is rounded to its type first and the elements are rounded for the scale as it is stored.  Rounding is
+is rounded to its type first and the elements are rounded for the scale as it is stored; powers of two are
+read from the bits of the maximum, never from a logarithm, and go down to 2^-127.  Rounding is
 to nearest; ties go to the even code (integers, floats) or the lower level (other codebooks).
 """
 import math
@@ -52,6 +53,8 @@ class BlockFormat:
             raise ValueError(f"scale must be one of {SCALES}; got {self.scale}")
         if (self.scale == torch.float8_e8m0fnu) != (self.rule in POWERS) and self.rule != "search":
             raise ValueError(f"rule must be one of {', '.join(POWERS)} or search for E8M0 scales, and for no others; got {self.rule!r}")
+        if self.scale == torch.float8_e4m3fn and self.rule == "range":
+            raise ValueError("rule must not be range with E4M3 scales, whose three bits are too few for a zero")
         if not 2 <= len(self.levels) <= 256:
             raise ValueError(f"levels must be 2 to 256 numbers; got {len(self.levels)}")
         if self.reach is not None:
@@ -226,33 +229,28 @@ def encode(x: torch.Tensor, fmt: BlockFormat) -> Blocks:
     ([8, 0, 14, 7], [0.1, -0.7, 0.35, 0.0])
     """
     _checked(x, fmt)
-    shape = (*x.shape[:-1], x.shape[-1] // fmt.block)
     codes = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
-    scales = torch.empty(shape, dtype=fmt.scale, device=x.device)
-    zeros = torch.empty(shape, dtype=fmt.scale, device=x.device) if fmt.rule == "range" else None
+    scales = torch.empty(*x.shape[:-1], x.shape[-1] // fmt.block, device=x.device, dtype=torch.float32)
+    zeros = torch.empty_like(scales) if fmt.rule == "range" else None
     matrix = _matrix_scale(x, fmt)
     for a, rows, t in _pieces(x, fmt, matrix):
-        s, z = block_scales.of_blocks(a, fmt, t)
-        block_scales.codes(a, s, z, t, fmt, codes.view(-1, fmt.block)[rows])
-        _stored(scales, fmt).view(-1)[rows] = _stored(s.to(fmt.scale), fmt)[:, 0]
-        if zeros is not None:
-            zeros.view(-1)[rows] = z.to(fmt.scale)[:, 0]
-    return Blocks(codes, scales, zeros, torch.tensor(fmt.levels, dtype=torch.float32, device=x.device), matrix)
+        block_scales.encode(a, fmt, t, codes.view(-1, fmt.block)[rows], scales.view(-1, 1)[rows], None if zeros is None else zeros.view(-1, 1)[rows])
+    return Blocks(codes, scales.to(fmt.scale), None if zeros is None else zeros.to(fmt.scale), torch.tensor(fmt.levels, dtype=torch.float32, device=x.device), matrix)
 
 
 @torch.no_grad()
 def quantize(x: torch.Tensor, fmt: BlockFormat, *, out: torch.Tensor | None = None) -> torch.Tensor:
     """`decode` of `encode` in one pass, in the type of `x`; `out` may be `x` itself.
 
+    Raises ValueError as `encode` does; what `out` then holds is unspecified.
+
     >>> quantize(torch.tensor([0.3, 1.0, 2.4, 5.0]), mx(block=4)).tolist()
     [0.5, 1.0, 2.0, 4.0]
     """
     _checked(x, fmt)
     out = uniform._output(x, out, x.dtype)
-    matrix, target = _matrix_scale(x, fmt), out.view(-1, fmt.block)
-    for a, rows, t in _pieces(x, fmt, matrix):
-        s, z = block_scales.of_blocks(a, fmt, t)
-        block_scales.nearest(a, s, z, t, fmt, target[rows])
+    for a, rows, t in _pieces(x, fmt, _matrix_scale(x, fmt)):
+        block_scales.quantize(a, fmt, t, out.view(-1, fmt.block)[rows])
     return out
 
 
@@ -269,32 +267,23 @@ def _checked(x, fmt) -> None:
         raise ValueError(f"x must have a last axis that is a multiple of {fmt.block}, the block of {fmt.name}; got shape {tuple(x.shape)}")
 
 
-def _stored(t, fmt):
-    """E8M0 and E4M3 have few kernels of their own: their bytes."""
-    return t.view(torch.uint8) if t.itemsize == 1 else t
-
-
 def _pieces(x, fmt, matrix) -> Iterator[tuple]:
-    """Blocks (k, block) float32, where they are among all, and the matrix's scale for each (k, 1) or for all (1, 1), or None."""
-    flat = x.detach().reshape(-1, fmt.block)
-    checked = block_scales.fits(flat, fmt)                 # of_blocks looks at every number then
-    size = len(flat) if checked or x.device.type != "cpu" else max(1, uniform.CHUNK // fmt.block)
+    """Blocks (k, block) float32, where they are among all, and the scale of the matrix, (1, 1) or one for each of equally many, or None."""
+    flat = x.detach().reshape(-1, fmt.block).contiguous()
+    t = None if matrix is None else matrix.view(-1, 1)
+    if x.device.type != "cpu" or block_scales.native_rule(flat, fmt):
+        yield flat.float(), slice(None), t
+        return
+    size = max(1, uniform.CHUNK // fmt.block)
     for first in range(0, len(flat), size):
         a = flat[first:first + size].float()
-        if not checked and not uniform._all_finite(a):
-            raise ValueError("x must be finite (in float32); it holds a NaN or an infinity")
-        t = matrix
-        if matrix is not None:
-            t = matrix.view(-1, 1)
-            if len(t) > 1:
-                t = t[torch.arange(first, first + len(a), device=x.device) // (len(flat) // len(t))]
-        yield a, slice(first, first + len(a)), t
+        yield a, slice(first, first + len(a)), t if t is None or len(t) == 1 else t[torch.arange(first, first + len(a)) // (len(flat) // len(t))]
 
 
 def _matrix_scale(x, fmt) -> torch.Tensor | None:
     if fmt.scale != torch.float8_e4m3fn:
         return None
-    axes, flat = (-2, -1) if x.ndim > 1 else (-1,), x.detach().reshape(-1, fmt.block)
-    sizes = block_scales.ends(flat, "magnitude")[0].view(*x.shape[:-1], -1) if block_scales.fits(flat, fmt) else x.detach().abs()
-    most = sizes.amax(axes, keepdim=True).float() / fmt.top / (448.0 if fmt.rule == "absmax" else 256.0)
+    rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
+    most = rounding.row_maxima(rows).view(*x.shape[:-1], 1) if block_scales.native_rule(rows, fmt) else x.detach().abs()
+    most = most.amax((-2, -1) if x.ndim > 1 else -1, keepdim=True).float() / fmt.top / (448.0 if fmt.rule == "absmax" else 256.0)
     return torch.where(most > 0, most, torch.ones_like(most))

@@ -119,10 +119,10 @@ def _look_up(x, points, values, out) -> None:
     The bin of a number, an increasing function of it, tells its code but for one comparison, since
     no bin holds two thresholds: two gathers, whatever the number of points.
     """
-    if native.serves("rounding", x, points, least=native.LEAST) and out.dtype in (torch.float32, torch.uint8, torch.int32):
+    if native.serves("rounding", x, least=native.LEAST, types=native.NARROW) and out.dtype in (x.dtype, torch.uint8, torch.int32):
         rule = rounding.levels(points)
         if rule is not None:
-            rounding.elements(x.detach(), out, rule)
+            rounding.elements(x, out, rule)
             return
     tau = thresholds(points)
     table = _table(tau)

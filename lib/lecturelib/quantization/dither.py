@@ -64,7 +64,7 @@ def quantize(x: torch.Tensor, step: float, seed: int, *, start: int = 0,
     """
     out = uniform._output(x, out, x.dtype if isinstance(x, torch.Tensor) else None)
     stream = _Stream(seed, start, out)
-    if native.serves("dither", x, out, least=native.LEAST):
+    if native.serves("dither", x, out, least=native.LEAST, types=native.NARROW):
         eps = uniform._checked(x, step, 0.0, bounds)
         most = _in_c(x, out, float(eps), stream, bounds, "subtract")
         _room((most,), eps, 0.5, bounds, out.dtype)
@@ -153,7 +153,7 @@ def stochastic_round(x: torch.Tensor, step: float, seed: int | torch.Generator, 
     if isinstance(seed, torch.Generator):
         seed = int(torch.randint(1 << 62, (), generator=seed, device=seed.device))
     stream = _Stream(seed, start, out)
-    if native.serves("dither", x, out, least=native.LEAST):
+    if native.serves("dither", x, out, least=native.LEAST, types=native.NARROW):
         eps = uniform._checked(x, step, 0.0, None)
         _room((_in_c(x, out, float(eps), stream, None, "stochastic"),), eps, 1.0, None, out.dtype)
         return out
@@ -169,12 +169,13 @@ def stochastic_round(x: torch.Tensor, step: float, seed: int | torch.Generator, 
 
 def _in_c(x, out, step, stream, bounds, kind) -> float:
     """The kernel of dither.c for the whole tensor; returns the largest magnitude of `x`."""
-    most, seed = torch.empty(1, dtype=torch.int32), torch.tensor(stream.seed, dtype=torch.uint64)
+    most, largest, seed = torch.empty(1, dtype=torch.int32), 0.0, torch.tensor(stream.seed, dtype=torch.uint64)
     numbers = torch.tensor([step, *(bounds or (-math.inf, math.inf))], dtype=torch.float32)
-    code = native.call("dither", "dither", x.detach().contiguous(), out, numbers, most, seed, x.numel(), stream.at, KINDS.index(kind))
-    if code == native.NOT_FINITE:
-        raise ValueError("x must be finite; it holds a NaN or an infinity")
-    return float(most.view(torch.float32))
+    for a, b, at in native.pieces(x, out):
+        if native.call("dither", "dither", a, b, numbers, most, seed, a.numel(), stream.at + at, KINDS.index(kind)) == native.NOT_FINITE:
+            raise ValueError("x must be finite; it holds a NaN or an infinity")
+        largest = max(largest, float(most.view(torch.float32)))
+    return largest
 
 
 def _room(ends, eps, reach, bounds, dtype) -> None:

@@ -128,8 +128,8 @@ def quantize(x: torch.Tensor, fmt: Format, *, out: torch.Tensor | None = None) -
     """
     out = uniform._output(x, out, x.dtype if isinstance(x, torch.Tensor) else None)
     _holds(_format(fmt), x.dtype)
-    if native.serves("rounding", x, out, least=native.LEAST) and rounding.floats(fmt) is not None:
-        rounding.elements(x.detach(), out, rounding.floats(fmt))
+    if native.serves("rounding", x, out, least=native.LEAST, types=native.NARROW) and rounding.floats(fmt) is not None:
+        rounding.elements(x, out, rounding.floats(fmt))
         return out
     wide, integer, digits, mask, first, last = _layout(fmt, x.dtype)
     offset = (digits - fmt.mantissa << digits) + (1 << digits - 1)          # 3/2 2^(digits - m)
@@ -159,8 +159,8 @@ def encode(x: torch.Tensor, fmt: Format, *, out: torch.Tensor | None = None) -> 
     """
     dtype = torch.uint8 if _format(fmt).bits <= 8 else torch.int32
     out = uniform._output(x, out, dtype)
-    if native.serves("rounding", x, least=native.LEAST) and rounding.floats(fmt) is not None:
-        rounding.elements(x.detach(), out, rounding.floats(fmt))
+    if native.serves("rounding", x, least=native.LEAST, types=native.NARROW) and rounding.floats(fmt) is not None:
+        rounding.elements(x, out, rounding.floats(fmt))
         return out
     wide, integer, digits, mask, first, last = _layout(fmt, x.dtype)
     offset = digits - fmt.mantissa << digits

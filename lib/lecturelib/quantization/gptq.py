@@ -122,9 +122,9 @@ def integers(W: torch.Tensor, sigma: torch.Tensor | None, step, *, damping: floa
         raise ValueError(f"step must be positive and finite; got {step!r}")
     if a.shape not in ((), W.shape[-1:], (*W.shape[:-2], W.shape[-1])):
         raise ValueError(f"step must be a number or have the shape (n,) or (B, n) with W; got {tuple(a.shape)}")
+    a = a.expand(*W.shape[:-2], W.shape[-1])
     if sigma is None:
         return torch.round(W / a.unsqueeze(-2))
-    a = a.expand(*W.shape[:-2], W.shape[-1])
     N = _factor(_for(W, covariance(sigma)), damping)[0]
     N = N * a.unsqueeze(-1) / a.unsqueeze(-2)               # of errors in steps
     return _sweep(W / a.unsqueeze(-2), N, lambda y: (1.0, -math.inf, math.inf), None)

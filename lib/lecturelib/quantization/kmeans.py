@@ -214,7 +214,7 @@ def _both(x, codebook):
     peak = float(rows.abs().max()) if rows.numel() else 0.0
     if not math.isfinite(peak):
         raise ValueError("x must be finite; it holds a NaN or an infinity")
-    if book.numel() and not book.shape[1] * (peak + float(book.abs().max()))**2 < torch.finfo(wide).max:
+    if book.numel() and not peak + float(book.abs().max()) < (torch.finfo(wide).max / book.shape[1])**0.5:
         raise ValueError(f"x and codebook must be so small that squared distances do not overflow {wide}")
     return rows, book
 

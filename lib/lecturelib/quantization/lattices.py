@@ -123,9 +123,9 @@ def e8() -> Lattice:
 
 
 def _nearest_e8(x):
-    if native.serves("vectors", x, least=native.LEAST):
+    if native.serves("lattices", x, least=native.LEAST):
         y = torch.empty(x.shape)
-        native.call("vectors", "e8", x.contiguous(), y, x.numel() // 8)
+        native.call("lattices", "e8", x.contiguous(), y, x.numel() // 8)
         return y
     return _nearer(x, _even, x.new_tensor(0.5))
 
@@ -144,8 +144,15 @@ def _even(x):
 def _nearer(x, find, shift):
     """Nearest point of the union of a lattice and its translate by `shift`."""
     a, b = find(x), find(x - shift) + shift
-    closer = (x - a).square_().sum(-1, keepdim=True) <= (x - b).square_().sum(-1, keepdim=True)
-    return torch.where(closer, a, b)
+    return torch.where(_norm(x - a) <= _norm(x - b), a, b)
+
+
+def _norm(e):
+    """Squares summed along the last axis, a power of two, by halves: rounded alike on every machine, so that ties are broken alike."""
+    e = e.square_()
+    while e.shape[-1] > 1:
+        e = torch.add(*e.chunk(2, -1))
+    return e
 
 
 def _dimension(n, least) -> int:

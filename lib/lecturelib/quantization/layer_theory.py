@@ -125,7 +125,7 @@ def _means(errors, step, d):
 def _operands(lam, variance):
     lam = lam.double()
     var = torch.as_tensor(variance, dtype=torch.float64, device=lam.device)
-    var = var.expand(lam.shape[:-1]).unsqueeze(-1) if var.ndim < lam.ndim else var
+    var = _expanded("variance", var, lam).unsqueeze(-1) if var.ndim < lam.ndim else var
     if var.shape[:-1] != lam.shape[:-1] or not bool(((var >= 0) & var.isfinite()).all()) or not bool(((var > 0).any(-1) & (lam[..., -1] > 0)).all()):
         raise ValueError("variance must be finite, not negative and not all zero, of shape (...,) or (..., m), and sigma not zero")
     if not bool(((lam >= 0) & lam.isfinite()).all()) or bool((lam[..., 1:] < lam[..., :-1]).any()):
@@ -133,8 +133,15 @@ def _operands(lam, variance):
     return lam, var.contiguous()
 
 
+def _expanded(name, value, lam):
+    try:
+        return value.expand(lam.shape[:-1])
+    except RuntimeError as error:
+        raise ValueError(f"{name} must be a number or of shape {tuple(lam.shape[:-1])}; got {tuple(value.shape)}") from error
+
+
 def _target(name, value, lam):
-    value = torch.as_tensor(value, dtype=torch.float64, device=lam.device).expand(lam.shape[:-1])
+    value = _expanded(name, torch.as_tensor(value, dtype=torch.float64, device=lam.device), lam)
     if not bool(((value >= 0) & value.isfinite()).all()):
         raise ValueError(f"{name} must be finite and not negative")
     return value

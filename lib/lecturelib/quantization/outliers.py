@@ -68,7 +68,7 @@ def quantize(x: torch.Tensor, bits: int, per: str = "row", clip: float = 1.0, *,
     wide, step, N = _steps(x, bits, per, clip)
     if wide.ndim and native.serves("rounding", wide, out, least=native.LEAST):
         steps = step if step.ndim else step.expand(x.numel() // x.shape[-1], 1)
-        rounding.blocks(_rows(wide), steps.reshape(-1, 1), None, rounding.grid(bounds=(-N, N)), values=out)
+        rounding.blocks(_rows(wide), rounding.grid(bounds=(-N, N)), s=steps.reshape(-1, 1).contiguous(), values=out)
         return out
     y = torch.div(wide, step, out=out if out.dtype == step.dtype else None).round_()
     if clip < 1 or bool((step < torch.finfo(step.dtype).tiny).any()):      # else no code exceeds N
@@ -264,7 +264,7 @@ def _steps(x, bits, per, clip):
         raise ValueError(f"clip must be in (0, 1]; got {clip!r}")
     x = x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32)
     if x.ndim and native.serves("rounding", x, least=native.LEAST):
-        most = rounding.ends(_rows(x), "magnitude")[0]
+        most = rounding.row_maxima(_rows(x))
         most = most.view(*x.shape[:-1], 1) if per == "row" else most.amax()
     else:
         low, high = (x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)) if per == "row" and x.ndim else torch.aminmax(x)

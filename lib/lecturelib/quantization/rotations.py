@@ -10,8 +10,9 @@ from functools import lru_cache
 import torch
 
 from lecturelib import native
+from lecturelib.native import rounding
 from lecturelib.quantization import dither
-from lecturelib.quantization.uniform import FLOATS, _all_finite, _output, _whole
+from lecturelib.quantization.uniform import FLOATS, _all_finite, _narrow, _output, _whole
 
 CHUNK = 1 << 18      # elements transformed at a time on a CPU
 FACTOR = 64          # side of the largest Hadamard matrix that is multiplied as a matrix
@@ -178,15 +179,16 @@ def _rows(x, d, work, out=None, multipliers=None, last=False) -> torch.Tensor:
         raise ValueError(f"x must be a floating-point tensor with last axis {d}")
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     out = _output(x, out, x.dtype)
-    if multipliers is not None and native.serves("transforms", x, out, least=native.LEAST):
+    if multipliers is not None and native.serves("transforms", out, least=native.LEAST):
         m, odd = multipliers(), _hartley(d // (d & -d))
-        if native.call("transforms", "turn", x.detach().contiguous(), out, m, odd, x.numel() // d, d, len(odd), len(m) - last, int(last)) == native.NOT_FINITE:
-            raise ValueError("x must be finite; it holds a NaN or an infinity")
+        code = native.call("transforms", "turn", x.detach().contiguous(), out, m, odd, x.numel() // d, d, len(odd), len(m) - last, int(last))
+        if code != native.OK:
+            raise ValueError("x must be finite; it holds a NaN or an infinity" if code == native.NOT_FINITE else rounding.RESULT.format(x.dtype))
         return out
     flat, results = x.detach().reshape(-1, d), out.view(-1, d)
     size = max(CHUNK // d, 1) if x.device.type == "cpu" else max(len(flat), 1)
     for piece, result in zip(flat.split(size), results.split(size)):
         if not _all_finite(piece):
             raise ValueError("x must be finite; it holds a NaN or an infinity")
-        result.copy_(work(piece.to(wide)))
+        _narrow(work(piece.to(wide)), x.dtype, result)
     return out

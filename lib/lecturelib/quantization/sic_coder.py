@@ -25,7 +25,7 @@ LEAST, MOST, DEAD = -6 * PER_OCTAVE, 15 * PER_OCTAVE, 127
 PRIOR, FLOOR = 2048.0, 0.02
 SIDE = 16                # bits for each column: its step and its class, eight each
 HEAD = struct.Struct("<4sBBIIIIh")
-MAGIC = b"LQSc"
+MAGIC, VERSION = b"LQSc", 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,15 +157,17 @@ def encode(columns: Columns) -> bytes:
         words = coder.get_compressed().astype("<u4").tobytes()
         parts += [struct.pack("<I", len(words)), words]
     body = (steps - least).astype(np.uint8).tobytes() + k.astype(np.int8).tobytes() + b"".join(parts)
-    head = HEAD.pack(MAGIC, 1, contexts, m, n, columns.states, columns.chunk, least)
+    head = HEAD.pack(MAGIC, VERSION, contexts, m, n, columns.states, columns.chunk, least)
     return head + body + struct.pack("<I", zlib.crc32(head + body))
 
 
 def decode(data: bytes) -> Columns:
-    """What was encoded; ValueError if the bytes are damaged or something else."""
+    """What was encoded; ValueError if the bytes are damaged, of another version, or something else."""
     if len(data) < HEAD.size + 4 or data[:4] != MAGIC or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
         raise ValueError("data must be the undamaged bytes of one matrix: the magic word or the checksum differs")
-    _, _, contexts, m, n, states, chunk, least = HEAD.unpack_from(data)
+    _, version, contexts, m, n, states, chunk, least = HEAD.unpack_from(data)
+    if version != VERSION:
+        raise ValueError(f"data must be of version {VERSION}; got {version}")
     place = HEAD.size + 2 * n
     steps = np.frombuffer(data, np.uint8, n, HEAD.size).astype(np.int16) + least
     k = np.frombuffer(data, np.int8, n, HEAD.size + n)

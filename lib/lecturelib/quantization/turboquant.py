@@ -12,7 +12,7 @@ from scipy import stats
 
 from lecturelib.quantization import codebooks
 from lecturelib.quantization.lloyd_max import lloyd_max
-from lecturelib.quantization.uniform import FLOATS, _all_finite, _whole
+from lecturelib.quantization.uniform import FLOATS, _all_finite, _narrow, _whole
 
 SCALES = ("mse", "mean", "vector")
 PIECE = 1 << 18       # numbers worked on at a time on a CPU
@@ -115,8 +115,8 @@ def decode(codes: torch.Tensor, scale: torch.Tensor, code: Code) -> torch.Tensor
 
 
 def quantize(x: torch.Tensor, code: Code, scale: str = "mse") -> torch.Tensor:
-    """`decode` of `encode`, in the type of `x`."""
-    return decode(*encode(x, code, scale), code).to(x.dtype)
+    """`decode` of `encode`, in the type of `x`; ValueError if that does not hold it."""
+    return _narrow(decode(*encode(x, code, scale), code), x.dtype)
 
 
 # ----------------------------------------------------------------------------------- one bit
@@ -225,7 +225,7 @@ def _pieces(x, codes, scale):
     """Vectors, codes and scales, as many at a time as stay in cache."""
     d = x.shape[-1]
     size = max(PIECE // d, 1) if x.device.type == "cpu" else max(scale.numel(), 1)
-    return zip(x.reshape(-1, d).split(size), codes.reshape(-1, d).split(size), scale.reshape(-1).split(size))
+    return zip(x.reshape(-1, d).contiguous().split(size), codes.reshape(-1, d).split(size), scale.reshape(-1).split(size))
 
 
 def _width(S) -> int:

@@ -61,11 +61,10 @@ def quantize(x: torch.Tensor, step: float, *, offset: float = 0.0,
     [-0.5, 0.5, 1.5, 6.5]
     """
     out = _output(x, out, x.dtype if isinstance(x, torch.Tensor) else None)
-    if native.serves("rounding", x, out, least=native.LEAST):
+    if native.serves("rounding", x, out, least=native.LEAST, types=native.NARROW):
         eps = _checked(x, step, offset, bounds)
-        most = rounding.elements(x.detach(), out, rounding.grid(float(eps), offset, bounds))
-        if _roomy(most, float(eps), offset, x.dtype):
-            return out
+        rounding.elements(x, out, rounding.grid(float(eps), offset, bounds))
+        return out
     for a, q, eps, ends in _chunks(x, out, step, offset, bounds):
         _room(ends, eps, offset, bounds, q.dtype)
         m = _codes(a, eps, offset, bounds, q)
@@ -211,6 +210,14 @@ def _positive(**numbers) -> None:
 def _all_finite(x) -> bool:
     """One pass without a tensor of its size."""
     return not x.numel() or all(map(math.isfinite, torch.stack(torch.aminmax(x.detach())).tolist()))
+
+
+def _narrow(y, dtype, out=None) -> torch.Tensor:
+    """A result in its type, in `out` if given; ValueError if it does not fit."""
+    y = y.to(dtype) if out is None else y if y is out else out.copy_(y)
+    if not _all_finite(y):
+        raise ValueError(rounding.RESULT.format(dtype))
+    return y
 
 
 def _whole(value) -> bool:
