@@ -7,7 +7,7 @@ PORT   ?= 8000
 EXAMPLES ?= 1000
 SAMPLE ?= 200
 
-.PHONY: help html test nightly mutants pdf site gate oracles lab serve record bench clean distclean
+.PHONY: help html test nightly mutants pdf site gate oracles lab serve record bench studies clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -17,7 +17,8 @@ help:
 	@echo "make serve   build the site and show it at http://localhost:$(PORT)"
 	@echo "make lab     open the pages as notebooks in JupyterLab"
 	@echo "make record  run the pages and record the outputs that the tests compare"
-	@echo "make bench   measure the kernels against their peers and limits"
+	@echo "make bench   measure the kernels against their peers and limits (ten minutes)"
+	@echo "make studies measure errors over many seeds against other methods and bounds (an hour)"
 	@echo "make site    test the built site in a headless Chromium, offline"
 	@echo "make gate    seed faults in a small book and see that the gate catches each"
 	@echo "make nightly try a thousand times as many examples in every property test (hours)"
@@ -80,9 +81,9 @@ lab: .venv/.installed
 	@cp binder/overrides.json .venv/share/jupyter/lab/settings/overrides.json
 	$(BIN)/jupyter lab book
 
-bench: .venv/.installed
+bench studies: .venv/.installed
 	@if [ -f benchmarks/requirements.txt ]; then echo "== installing the peers"; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -r benchmarks/requirements.txt; fi
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(if $(filter studies,$@),--studies)
 
 clean:
 	rm -rf _build .pytest_cache .hypothesis

@@ -17,6 +17,8 @@ from lecturelib.pde.equilibrium import Equilibrium
 SEEDS = range(10)
 π = math.pi
 
+STUDY = True
+
 
 def solution(seed):
     """A random smooth Neumann solution on the square, exp of a small random cosine sum, and −Δu."""

@@ -17,6 +17,8 @@ from timing import paired
 F64 = torch.float64
 NOISE = 1e-2
 
+STUDY = True
+
 
 def random(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)

@@ -18,6 +18,8 @@ SEEDS = range(10)
 SQUARE, LINE = Box.unit(2), Box([0.0], [2 * math.pi])
 F64, PI = torch.float64, math.pi
 
+STUDY = True
+
 
 def generator(seed):
     return torch.Generator().manual_seed(seed)

@@ -13,6 +13,8 @@ SETTINGS = {5: dict(m=512, scale=1.0, iterations=13, points=(400, 900), damping=
 WANTED = {(5, "sum of cosines"): 1e-5, (5, "pairs of cosines"): 1e-4, (5, "Gaussian"): 3e-4,
           (10, "harmonic"): 1e-4, (10, "sum of cosines"): 1e-3, (10, "pairs of cosines"): 5e-3}
 
+STUDY = True
+
 
 def target(d, name):
     x = sp.symbols(f"x1:{d + 1}")

@@ -10,6 +10,8 @@ EQUATIONS = {"0.1": (0.1, 1.0, 1200, 16), "0.02": (0.02, 0.5, 2000, 24)}   # vis
 TRAIN, TEST = 1000, 200
 FIELD, BAND = spectral.Fourier(128), spectral.Fourier(31)
 
+STUDY = True
+
 
 def gen(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

@@ -1,4 +1,6 @@
 """Block formats, bit packing and products by table, against gguf, torchao, bitsandbytes and a copy."""
+import dataclasses
+
 import gguf
 import torch
 from lecturelib.quantization import blocks, lut, packing
@@ -25,11 +27,21 @@ def formats() -> list[dict]:
         kernel = f"{fmt.name}: quantize 2^24 numbers, out="
         rows.append(row(kernel, lambda: blocks.quantize(x, fmt, out=out), "copy into a warm tensor", lambda: other.copy_(x), "the limit", "in C; input checked"))
         rows.append(row(kernel, lambda: blocks.quantize(x, fmt, out=out), "clone", x.clone, "the limit of a new tensor", "in C; input checked"))
+        rows.append(row(f"{fmt.name}: quantize 2^24 numbers", lambda: blocks.quantize(x, fmt), "clone", x.clone, "the limit", "in C; input checked"))
         rows.append(row(kernel, lambda: blocks.quantize(x, fmt, out=out), "ours without a compiler", eager(lambda: blocks.quantize(x, fmt, out=other)), "equal", "C against PyTorch"))
         if kind is not None:
             differ = float((torch.from_numpy(gguf.dequantize(gguf.quantize(array[:2048], kind), kind)) != blocks.quantize(x[:2048], fmt)).float().mean())
             rows.append(row(f"{fmt.name}: quantize 2^22 numbers", lambda: blocks.quantize(x[:2048], fmt), "gguf", lambda: gguf.dequantize(gguf.quantize(array[:2048], kind), kind),
                             f"{100 * differ:.2g} % of the numbers differ", "gguf in numpy"))
+    for fmt in (blocks.mx(), blocks.nf4()):
+        code = blocks.encode(x, fmt)
+        data = code.pack()
+
+        def decode():
+            return dataclasses.replace(code, codes=packing.unpack(data, fmt.width, x.shape[1])).decode()
+        assert torch.equal(decode(), blocks.quantize(x, fmt))
+        rows.append(row(f"{fmt.name}: codes and scales, packed", lambda: blocks.encode(x, fmt).pack(), "clone", x.clone, "half a byte for each number", "in C; input checked"))
+        rows.append(row(f"{fmt.name}: numbers from packed codes", decode, "clone", x.clone, "the limit", "in C; codes checked"))
     try:
         from torchao.prototype.mx_formats.mx_tensor import ScaleCalculationMode, to_mx
         scale, data = to_mx(x, torch.float4_e2m1fn_x2, 32, ScaleCalculationMode.FLOOR)

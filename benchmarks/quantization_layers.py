@@ -133,11 +133,14 @@ def _integers(states):
 
 
 def measure() -> list[dict]:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    rows = [gaps(name, S, states, 4.0) for name, S in covariances(32).items() for states in THEORY]
-    name, S = next(iter(covariances(32).items()))
-    rows += [gaps(name, S, states, rate) for rate in (2.0, 1.0) for states in THEORY]
-    rows += coded()
-    rows += [gptq_time(1, 576, 576, 3), gptq_time(8, 576, 576, 2), gptq_time(4, 3072, 576, 1)]
-    rows += loops()
-    return rows + [search_time(8, 150), search_time(8, 480), search_time(256, 150)]
+    try:
+        rows = [gaps(name, S, states, 4.0) for name, S in covariances(32).items() for states in THEORY]
+        name, S = next(iter(covariances(32).items()))
+        rows += [gaps(name, S, states, rate) for rate in (2.0, 1.0) for states in THEORY]
+        rows += coded()
+        rows += [gptq_time(1, 576, 576, 3), gptq_time(8, 576, 576, 2), gptq_time(4, 3072, 576, 1)]
+        return [*rows, *loops(), search_time(8, 150), search_time(8, 480), search_time(256, 150)]
+    finally:
+        torch.set_num_threads(threads)

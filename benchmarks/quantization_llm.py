@@ -17,6 +17,8 @@ from torch import cat
 SHRINK = (1.0, 0.9, 0.8, 0.7, 0.6)
 GROUP, DAMPING = 64, 0.01
 
+STUDY = True
+
 
 def nearest(W, sigma, *, bits):
     return gptq.rtn(W, bits, GROUP, shrink=SHRINK if bits == 2 else (1.0,))

@@ -71,24 +71,36 @@ def entropy_coded(masks, rows, T):
 
 
 def measure() -> list[dict]:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        rows = [*errors(), *searches("one thread")]
+    finally:
+        torch.set_num_threads(threads)
+    return rows + (searches(f"{threads} threads") if threads > 1 else [])
+
+
+def errors() -> list[dict]:
     rows = fixed(trellis_codes.sum_code(16, 2), 96, 1024, "sum on a circle")
     rows += fixed(trellis_codes.sum_code(16, 2), 96, 256, "sum on a circle")
     rows += fixed(trellis_codes.sum_code(12, 2), 128, 1024, "sum on a circle")
     rows += fixed(trellis_codes.random_code(16, 2, torch.Generator().manual_seed(0)), 48, 256, "random")
     for states, count, T in ((256, 32, 8000), (4096, 32, 8000), (16384, 24, 16_000)):
         rows.append(entropy_coded(entropy_trellis.MASKS[states], count, T))
-    for L, batch in ((8, 64), (12, 16), (16, 2)):
-        code, x = trellis_codes.random_code(L, 2, torch.Generator().manual_seed(4)), torch.randn(batch, 128)
-        ours, theirs = trellis.states(trellis.viterbi(x, code), code), plain(x, code)
-        costs = [float((code.codebook[s] - x).square().sum()) for s in (ours, theirs)]
-        assert abs(costs[0] / costs[1] - 1) < 1e-5
-        a, b, ratio, spread = paired(lambda: trellis.viterbi(x, code), lambda: plain(x, code), rounds=5, warmup=1)
-        rows.append({"kernel": f"search, L = {L}, {batch} sequences of 128", "ours": f"{1e6 * a / x.numel():.1f} us per sample",
-                     "peer": f"plain torch {1e6 * b / x.numel():.1f} us per sample", "ratio": ratio, "spread": spread,
-                     "agreement": f"square errors {costs[0]:.4f} and {costs[1]:.4f}", "note": "one thread, in C"})
-        a, b, ratio, spread = paired(lambda: trellis.viterbi(x, code), eager(lambda: trellis.viterbi(x, code)), rounds=5, warmup=1)
-        rows.append({"kernel": f"search, L = {L}, {batch} sequences of 128", "ours": f"{1e6 * a / x.numel():.2f} us per sample",
-                     "peer": f"ours without a compiler {1e6 * b / x.numel():.1f} us per sample", "ratio": ratio, "spread": spread,
-                     "agreement": f"square errors {costs[0]:.4f} and {float((trellis.decode(eager(lambda: trellis.viterbi(x, code))(), code) - x).square().sum()):.4f}", "note": "one thread, C against PyTorch"})
+    return rows
+
+
+def searches(threads) -> list[dict]:
+    rows = []
+    for L, batch in ((8, 64), (12, 16), (16, 4)):
+        code, x = trellis_codes.random_code(L, 2, torch.Generator().manual_seed(4)), torch.randn(batch, 128, generator=torch.Generator().manual_seed(5))
+        without = eager(lambda: trellis.viterbi(x, code))
+        ours, theirs, third = trellis.states(trellis.viterbi(x, code), code), plain(x, code), trellis.states(without(), code)
+        costs = [float((code.codebook[s] - x).square().sum()) for s in (ours, theirs, third)]
+        assert abs(costs[0] / costs[1] - 1) < 1e-5 and abs(costs[0] / costs[2] - 1) < 1e-5
+        for name, peer, cost in (("plain torch", lambda: plain(x, code), costs[1]), ("ours without a compiler", without, costs[2])):
+            a, b, ratio, spread = paired(lambda: trellis.viterbi(x, code), peer, rounds=5, warmup=1)
+            rows.append({"kernel": f"search, L = {L}, {batch} sequences of 128, {threads}", "ours": f"{1e6 * a / x.numel():.3f} us per sample",
+                         "peer": f"{name} {1e6 * b / x.numel():.1f} us per sample", "ratio": ratio, "spread": spread,
+                         "agreement": f"square errors {costs[0]:.4f} and {cost:.4f}", "note": "in C"})
     return rows

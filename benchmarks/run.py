@@ -1,4 +1,4 @@
-"""Measure the kernels against their peers and limits: `make bench`, or `python benchmarks/run.py NAME …`.
+"""Measure the kernels against their peers and limits: `make bench`, or `python benchmarks/run.py NAME …`, or with `--studies`.
 
 Every module of this folder but this one offers `measure() -> list[dict]`; a row holds
 
@@ -10,6 +10,9 @@ Every module of this folder but this one offers `measure() -> list[dict]`; a row
     agreement  how the two results were compared before they were timed
     note       what a reader should know
 
+Modules that train networks over many seeds, or whole language models, and measure errors rather than times, say
+`STUDY = True`; they take minutes each and run when they are named, or all with `make studies`.
+
 Results go to `results/<module>.json`, written whole or not at all.
 """
 import datetime
@@ -18,6 +21,7 @@ import json
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -55,14 +59,19 @@ def table(rows: list[dict]) -> str:
     return "\n".join("  ".join(x.ljust(w) for x, w in zip(row, widths)) for row in lines)
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], studies: bool) -> None:
     sys.path.insert(0, str(HERE))
     found = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("run", "timing"))
     if unknown := set(names) - set(found):
         sys.exit(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(found)}")
     for name in names or found:
+        module = importlib.import_module(name)
+        if not names and getattr(module, "STUDY", False) != studies:
+            continue
         print(f"== {name}", flush=True)
-        rows = importlib.import_module(name).measure()
+        start = time.perf_counter()
+        rows = module.measure()
+        print(f"{time.perf_counter() - start:.0f} s", flush=True)
         for row in rows:
             if missing := set(FIELDS) - set(row):
                 raise ValueError(f"{name}: a row lacks {', '.join(sorted(missing))}")
@@ -71,4 +80,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([a for a in sys.argv[1:] if a != "--studies"], "--studies" in sys.argv)
