@@ -4,8 +4,9 @@
 
 A mutant differs from the library in one place: a sign or an operator, a comparison, a constant (a factor 1/2, 12 or
 2 pi dropped, an index off by one), the direction of a rounding, the least for the largest.  Faults in what is said, not
-done, are left out: docstrings, annotations, messages of exceptions.  It is caught if the tests of its module fail or
-take too long.  The files in C are treated alike, by their tokens, and tested against the eager code.
+done, are left out: docstrings, annotations, messages of exceptions.  It is caught if the tests of its module fail, or
+take ROPE times as long as without it; those without it must pass.  The files in C are treated alike, by their tokens,
+and tested against the eager code.  Survivors are printed with the line that they change.
 """
 import argparse
 import ast
@@ -17,13 +18,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY, TESTS = ROOT / "lib" / "lecturelib", ROOT / "tests" / "unit"
-PATIENCE = 300                                             # seconds for the tests of a mutant
+ROPE, AT_LEAST = 4, 60                                     # times the usual time, and seconds, after which a mutant is taken to hang
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Pow: ast.Mult, ast.LShift: ast.RShift,
              ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitOr, ast.Mod: ast.Mult, ast.MatMult: ast.Mult}
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
@@ -109,27 +111,35 @@ def of_c(path):
 
 
 def tests_of(module: str) -> list[Path]:
-    """The test files that name the module, those with its own name first, and for C those of the kernels."""
+    """The test files that name the module, those with its own name first; if there are fewer than two, also those of the modules that import it."""
     if module.startswith("native/"):
         return [TESTS / "test_native_kernels.py", TESTS / "test_native.py"]
-    name = Path(module).stem
-    own = sorted(TESTS.rglob(f"test_{name}*.py"))
-    return own + [p for p in sorted(TESTS.rglob("test_*.py")) if p not in own and re.search(rf"\b{name}\b", p.read_text())]
+    name, tests = Path(module).stem, sorted(TESTS.rglob("test_*.py"))
+    own = [p for p in tests if p.stem.startswith(f"test_{name}")]
+    found = own + [p for p in tests if p not in own and re.search(rf"\b{name}\b", p.read_text())]
+    if len(found) < 2:
+        importers = [p.stem for p in LIBRARY.rglob("*.py") if re.search(rf"^ *(from|import) .*\b{name}\b", p.read_text(), re.M)]
+        found += [p for p in tests if p not in found and any(p.stem.startswith(f"test_{i}") for i in importers)]
+    if not found:
+        raise ValueError(f"no test names {module}, nor a module that imports it")
+    return found
 
 
-def verdict(mutant: Mutant, folder: Path) -> bool:
-    """Is it caught?  `folder` holds a copy of the library, which is mended afterward."""
+def run_tests(module: str, folder: Path, patience: float | None = None) -> bool:
+    """Do the tests of `module` pass with the library in `folder`?  Raises TimeoutExpired after `patience` seconds."""
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+    done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", *map(str, tests_of(module))], cwd=ROOT, env=environment,
+                          capture_output=True, timeout=patience)
+    return done.returncode in (0, 5)
+
+
+def verdict(mutant: Mutant, folder: Path, usual: float) -> bool:
+    """Is it caught?  `folder` holds a copy of the library, which is mended afterward; without the mutant the tests take `usual` seconds."""
     target = folder / "lecturelib" / mutant.module
     kept = target.read_text()
     target.write_text(mutant.text)
-    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(folder / "cache")}
     try:
-        for tests in tests_of(mutant.module):
-            done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", str(tests)], cwd=ROOT, env=environment,
-                                  capture_output=True, timeout=PATIENCE)
-            if done.returncode not in (0, 5):
-                return True
-        return False
+        return not run_tests(mutant.module, folder, max(ROPE * usual, AT_LEAST))
     except subprocess.TimeoutExpired:
         return True
     finally:
@@ -154,17 +164,24 @@ def main():
             folders.append(Path(work) / str(k))
             shutil.copytree(LIBRARY, folders[-1] / "lecturelib", ignore=shutil.ignore_patterns("__pycache__"))
 
+        usual = {}
+
         def try_one(mutant):
             folder = folders.pop()
             try:
-                return verdict(mutant, folder)
+                if mutant.module not in usual:
+                    start = time.monotonic()
+                    if not run_tests(mutant.module, folder):
+                        raise RuntimeError(f"the tests of {mutant.module} fail without a mutant")
+                    usual[mutant.module] = time.monotonic() - start
+                return verdict(mutant, folder, usual[mutant.module])
             finally:
                 folders.append(folder)
         caught = 0
         for number, (mutant, good) in enumerate(zip(sample, pool.map(try_one, sample)), 1):
             caught += good
             if not good:
-                print(f"survived: {mutant.module}:{mutant.line}  {mutant.change}", flush=True)
+                print(f"survived: {mutant.module}:{mutant.line}  {mutant.change}:  {(LIBRARY / mutant.module).read_text().splitlines()[mutant.line - 1].strip()}", flush=True)
             if number % 25 == 0 or number == len(sample):
                 print(f"{caught} of {number} caught, {100 * caught / number:.1f} %", flush=True)
 
