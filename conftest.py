@@ -1,4 +1,5 @@
 """Collect the MyST pages for nbval: each code cell is a test, and so is each page's ledger."""
+import hashlib
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))
 import pages  # noqa: E402  (book/_ext is not a package)
 from lecturelib import ledger  # noqa: E402
 
-FORMAT = 1
+FORMAT = 2
 MEMORY_LIMIT = 1.5e9
 
 
@@ -33,6 +34,8 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)                          # after the markers of Hypothesis
 def pytest_collection_modifyitems(config, items):
+    if unstable := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"the address of an object names a test, so each process names it differently: {unstable[0]}")
     factor = config.getoption("--examples")
     if factor > 1:
         for test in {item.function for item in items if item.get_closest_marker("hypothesis")}:
@@ -52,12 +55,19 @@ class PageError(Exception):
     """A fault of a page that no single cell shows."""
 
 
+def seal(path: Path, cells: dict) -> str:
+    """SHA-256 of the recorded cells and of the page that they belong to."""
+    return hashlib.sha256(json.dumps([path.parent.name, path.stem, cells], sort_keys=True).encode()).hexdigest()
+
+
 def read_reference(path: Path) -> dict:
     """Recorded outputs by source key; ValueError naming the file if it is not one of ours."""
     try:
         stored = json.loads(path.read_text("utf-8"))
         newer = stored["format"] > FORMAT
         if not newer:
+            if stored["sha256"] != seal(path, stored["cells"]):
+                raise ValueError("its checksum is that of other outputs or of another page")
             return {key: {"source": cell["source"], "outputs": nbformat.from_dict(cell["outputs"])}
                     for key, cell in stored["cells"].items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -201,7 +211,7 @@ def write_reference(path: Path, tagged: dict) -> None:
     cells = {key: {"source": item.cell.source, "outputs": item.outputs()}
              for key, item in tagged.items()}
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"format": FORMAT, "cells": cells}, indent=1, ensure_ascii=False)
+    part.write_text(json.dumps({"format": FORMAT, "sha256": seal(path, cells), "cells": cells}, indent=1, ensure_ascii=False)
                     + "\n", "utf-8")
     os.replace(part, path)
 

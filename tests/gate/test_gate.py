@@ -53,10 +53,22 @@ class Fault:
     how: tuple = PYTEST
 
 
-def stale(book):
-    stored = json.loads(book.read(REFERENCE))
-    stored["cells"]["0" * 16] = {"source": "print(I + 1)", "outputs": []}
-    book.write(REFERENCE, json.dumps(stored))
+def recorded(change):
+    """Change the recorded cells, and seal them again."""
+    def seed(book):
+        cells = change(json.loads(book.read(REFERENCE))["cells"])
+        text = json.dumps(["pde", "page", cells], sort_keys=True)
+        book.write(REFERENCE, json.dumps({"format": 2, "sha256": hashlib.sha256(text.encode()).hexdigest(), "cells": cells}))
+    return seed
+
+
+def changed(cells):
+    assert "0.3333" in (text := json.dumps(cells))
+    return json.loads(text.replace("0.3333", "0.3334"))
+
+
+def stale(cells):
+    return {**cells, "0" * 16: {"source": "print(I + 1)", "outputs": []}}
 
 
 def newer(book):
@@ -86,15 +98,17 @@ FAULTS = (
           ("kernel died; was there memory enough?",), (f"{CELL} 0",), skipped=5, warns=3, 
           site=("book/pde/page.md raised",), how=BOTH),
     # ---------------------------------------------------------------------------- references
-    Fault("changed number", (swap(REFERENCE, "0.3333", "0.3334"),),
+    Fault("changed number", (recorded(changed),),
           ("Cell outputs differ", "0.3333", "0.3334"), (f"{CELL} 1",), skipped=4),
+    Fault("edited reference", (swap(REFERENCE, "0.3333", "0.3334"),), (f"{REFERENCE}: damaged; restore it or run", "its checksum"),
+          (f"{PAGE}::unreadable",)),
     Fault("deleted reference", (remove(REFERENCE),),
           (f"{REFERENCE} has no recorded output", "run `make record`", "pde/page.json"),
           (f"{CELL} 1", f"{STATIC}recorded_references_belong_to_checked_pages"), skipped=4),
     Fault("edited cell", (swap(PAGE, "print(f\"{I:.4f}\")", "print(f\"{I:.5f}\")"),),
           (f"{REFERENCE} has no recorded output for its present source",), (f"{CELL} 1",),
           skipped=4),
-    Fault("stale reference", (stale,),
+    Fault("stale reference", (recorded(stale),),
           (REFERENCE, "1 recorded outputs belong to no checked cell", "print(I + 1)"),
           (f"{PAGE}::references",)),
     Fault("untagged cell", (swap(PAGE, ":tags: [nbval-check-output]\n", ""),),
@@ -102,7 +116,7 @@ FAULTS = (
           (f"{PAGE}::references", f"{STATIC}recorded_references_belong_to_checked_pages")),
     Fault("damaged reference", (halved,), (f"{REFERENCE}: damaged; restore it or run",),
           (f"{PAGE}::unreadable",)),
-    Fault("newer reference", (newer,), (f"{REFERENCE}: format 99 is newer than 1",),
+    Fault("newer reference", (newer,), (f"{REFERENCE}: format 99 is newer than 2",),
           (f"{PAGE}::unreadable",)),
     Fault("reference of no page", (write("tests/reference/pde/gone.json", "{}"),),
           ("without a checked cell", "pde/gone.json"),
