@@ -1,4 +1,5 @@
 """Saved models: the same bits back, readable without the library, written whole or not at all."""
+import hashlib
 import json
 import struct
 
@@ -51,6 +52,8 @@ def test_the_header_is_enough_to_decode(tmp_path, quantized):
         return values.reshape(header[name]["shape"])
     for name, b in quantized.items():
         width, n = shapes[name]["width"], shapes[name]["columns"]
+        parts = [header.get(f"{name}.{part}", {"data_offsets": (0, 0)})["data_offsets"] for part in ("codes", "scales", "zeros", "matrix", "levels")]
+        assert shapes[name]["sha256"] == hashlib.sha256(json.dumps([name, n, width]).encode() + b"".join(data[8 + length + i:8 + length + j] for i, j in parts)).hexdigest()
         bits = np.unpackbits(tensor(f"{name}.codes"), axis=1, bitorder="little")[:, :n * width].reshape(-1, n, width)
         level = tensor(f"{name}.levels")[bits @ (1 << np.arange(width))]
         scale, zero = tensor(f"{name}.scales").astype(np.float32), tensor(f"{name}.zeros").astype(np.float32) if f"{name}.zeros" in header else None
@@ -96,6 +99,18 @@ def test_bad_files(tmp_path, quantized):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="path must be a whole"):
         store.load(path)
+    store.save(path, quantized)
+    whole = path.read_bytes()
+    for change in (lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b.replace(b"layer0", b"layerX").replace(b"layer3", b"layer0").replace(b"layerX", b"layer3"),
+                   lambda b: b.replace(b'"columns\\": 192', b'"columns\\": 191')):
+        path.write_bytes(change(whole))
+        assert path.read_bytes() != whole
+        with pytest.raises(ValueError, match="checksum"):
+            store.load(path)
+    for number, match in ((b"3", "newer: update"), (b"1", "older: save")):
+        path.write_bytes(whole.replace(b"lecturelib blocks 2", b"lecturelib blocks " + number))
+        with pytest.raises(ValueError, match=match):
+            store.load(path)
     from safetensors.torch import save_file
     save_file({"w": torch.ones(2)}, path)
     with pytest.raises(ValueError, match="does not say"):

@@ -182,3 +182,13 @@ def nan_rhs(x):
 def test_bad_input_is_refused_with_the_reason(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_points_of_the_quadrature_that_were_moved_are_located_anew():
+    m = mesh.square(3)
+    x, _ = m.quadrature(2)
+    known = [v.clone() for v in m.locate(x)]
+    assert all(torch.allclose(a.double(), b.double()) for a, b in zip(known, m.locate(x.clone())))
+    x.copy_(x.flip(0))
+    cell, bary = m.locate(x)
+    assert torch.equal(cell, known[0].flip(0)) and torch.allclose((bary[:, :, None] * m.points[m.cells[cell]]).sum(1), x)

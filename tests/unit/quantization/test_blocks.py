@@ -269,3 +269,32 @@ def test_bad_input():
         float_search.channel_shifts(torch.tensor([-1.0, 2.0]))
     with pytest.raises(ValueError, match="sigma"):
         float_search.learned_rounding(torch.ones(2, 3), torch.tensor([[1.0, 2, 3], [0, 1, 0], [0, 0, 1]]), torch.zeros(2, 3), torch.ones(2, 3) * 2)
+
+
+@pytest.mark.parametrize("rule", ["absmax", "signed", "search"])
+@pytest.mark.parametrize("scale", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_the_type_of_the_scale_hardly_matters(scale, rule):
+    x = 30 * gaussian(64, 512, seed=5)
+    exact, stored = ((blocks.quantize(x, blocks.integer(4, 32, rule=rule, scale=t)) - x).square().mean() for t in (torch.float32, scale))
+    assert abs(float(stored / exact) - 1) < (0.05 if scale.itemsize == 1 else 0.01)
+    with pytest.raises(ValueError, match="range"):
+        blocks.integer(4, 32, rule="range", scale=torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize("fmt, candidates", [
+    (blocks.nvfp4("four over six"), lambda a: [a / 6, a / 4]),
+    (blocks.nvfp4("search"), lambda a: [float((code + k).clamp(0, 126).view(torch.uint8).view(torch.float8_e4m3fn)) for code in [(a / 6).to(torch.float8_e4m3fn).view(torch.int8)] for k in range(-4, 9)]),
+    (blocks.mx(rule="search"), lambda a: [2.0**(math.floor(math.log2(a)) - 2 + k) for k in (-1, 0, 1)]),
+    (blocks.integer(3, 32, rule="search"), lambda a: [a / 3 * f for f in np.linspace(1, 0.4, 25)])], ids=lambda v: getattr(v, "name", ""))
+def test_a_searched_scale_is_the_best_of_its_candidates(fmt, candidates):
+    """Every block, in float64, the candidates written out."""
+    x, levels = gaussian(12, fmt.block, seed=9), np.array([v for v in fmt.levels if math.isfinite(v)])
+    code = blocks.encode(x, fmt)
+    t = 1.0 if code.matrix is None else float(code.matrix)
+    found = (code.decode() - x).double().square().sum(1)
+    for row, error, scale in zip(x, found.tolist(), code.scales.float()[:, 0].tolist()):
+        a = row.abs().max() / t
+        tried = [float(torch.tensor(float(s)).to(fmt.scale).float()) * t for s in candidates(a)]
+        w = row.double().numpy()
+        best = min(float(np.square(w - s * levels[np.abs(w[:, None] / s - levels).argmin(1)]).sum()) for s in tried if s > 0)
+        assert error == pytest.approx(best, rel=1e-5) and any(scale * t == pytest.approx(s, rel=1e-6) for s in tried if s > 0)

@@ -176,3 +176,10 @@ def test_chunks_layout_out_and_empty_input(monkeypatch):
 def test_bad_arguments_are_named(call, name):
     with pytest.raises(ValueError, match=name):
         call(torch.ones(4, 8))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_codes_are_bytes_where_they_fit(name):
+    fmt = FORMATS[name]
+    assert float_formats.encode(torch.ones(3), fmt).dtype == (torch.uint8 if name not in ("float16", "bfloat16") else torch.int32)
+    assert float_formats.encode(torch.full((1,), -fmt.maximum), fmt).tolist() == [fmt.top + 2**(fmt.bits - 1)]

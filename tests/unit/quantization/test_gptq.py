@@ -136,3 +136,8 @@ def test_bad_arguments_are_named(call, message):
 def test_a_singular_covariance_is_damped():
     x = gauss(3, 6)
     assert bool(gptq.quantize(gauss(4, 6), x.T @ x, 3)[0].isfinite().all())
+
+
+def test_integers_without_a_covariance_take_a_number_as_step():
+    W = torch.tensor([[0.4, 1.6], [-2.6, 5.1]])
+    assert torch.equal(gptq.integers(W, None, 2.0), torch.round(W / 2)) and torch.equal(gptq.integers(W, None, torch.tensor([2.0, 1.0])), torch.round(W / torch.tensor([2.0, 1.0])))

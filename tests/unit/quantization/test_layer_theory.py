@@ -78,3 +78,10 @@ def test_predicted_gap_of_gptq_is_met():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_rates_and_variances_of_another_shape_are_named():
+    S = torch.eye(3).expand(2, 3, 3)
+    for arguments, name in (((torch.ones(4),), "rate"), ((1.0, torch.ones(4)), "variance")):
+        with pytest.raises(ValueError, match=f"{name} must be a number"):
+            layer_theory.limit(S, *arguments)

@@ -1,6 +1,9 @@
 """Successive cancellation: exact feedback, the gaps of the theory, bytes that decode, bad input."""
 import math
+import struct
+import zlib
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -220,3 +223,37 @@ def test_a_step_too_small_for_16_bits_is_refused(scheme):
     with pytest.raises(ValueError, match="16 bits"):
         scheme(W, sigma, step=1e-6)
     assert scheme(W, sigma, step=1e-3)[0].shape == W.shape
+
+
+@pytest.mark.parametrize("k", [-12, -5, -4, 0, 3, 8, 12])
+def test_the_counts_of_a_class_start_as_a_gaussian_of_its_size(k):
+    """Small ones have the integers -1, 0, 1 alone; with parities the even and the odd integers share the law."""
+    r, half = 2.0**(k / sic_coder.PER_OCTAVE), sic_coder.REACH
+    v = np.arange(-half, half + 1)
+    assert sic_coder.shift(k) == 0
+    one = (sic_coder.prior(k, False) - sic_coder.FLOOR) / sic_coder.PRIOR
+    even, odd = (sic_coder.prior(k, True) - sic_coder.FLOOR) / sic_coder.PRIOR
+    assert one.shape == (1, 2 * half + 1) and one.sum() == pytest.approx(1) and even.sum() == pytest.approx(1) and odd.sum() == pytest.approx(1)
+    assert one[0] @ v == pytest.approx(0, abs=1e-12) and one[0] @ v**2 == pytest.approx(r * r, rel=1e-12 if r < 0.5 else 0.12 if r == 0.5 else 2e-3)
+    assert even @ (2 * v) == pytest.approx(0, abs=1e-9) and odd @ (2 * v + 1) == pytest.approx(0, abs=1e-9)
+    if r < 0.5:
+        assert even[half] == pytest.approx(1) and odd[half] == pytest.approx(0.5) and odd[half - 1] == pytest.approx(0.5)
+        assert one[0, half] == pytest.approx(1 - r * r)
+    if r > 2:
+        assert even @ (2 * v)**2 == pytest.approx(r * r + 1 / 3, rel=0.02) and odd @ (2 * v + 1)**2 == pytest.approx(r * r + 1 / 3, rel=0.02)
+
+
+def test_large_classes_send_low_bits_as_they_are():
+    assert [sic_coder.shift(k) for k in (12, 13, 16, 17, 20)] == [0, 1, 1, 2, 2]
+    for k in (16, 24):
+        s, v = sic_coder.shift(k), np.arange(-sic_coder.REACH, sic_coder.REACH + 1)
+        middle = v * 2.0**s + (2**s - 1) / 2
+        p = (sic_coder.prior(k, False)[0] - sic_coder.FLOOR) / sic_coder.PRIOR
+        assert p @ middle**2 == pytest.approx(2.0**(k / 2), rel=0.02) and p @ middle == pytest.approx(0, abs=1e-6 * 2**s)
+
+
+def test_bytes_of_another_version_are_refused():
+    data = sic_coder.encode(sic_coder.Columns(torch.ones(16, 2, dtype=torch.int32), torch.zeros(2, dtype=torch.int16)))
+    newer = data[:4] + bytes([2]) + data[5:-4]
+    with pytest.raises(ValueError, match="version 1; got 2"):
+        sic_coder.decode(newer + struct.pack("<I", zlib.crc32(newer)))
