@@ -147,12 +147,13 @@ def test_dirichlet_problem_to_nine_digits(seed):
     assert len(run.u.theta) <= 500 and max(run.beta) == 1e4
 
 
-def test_a_deep_network_with_exact_boundary_values():
-    u = boundary.Constrained(networks.Deep.random([2, 8, 8, 1], generator(), 1.0), boundary.bubble(SQUARE))
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_deep_network_with_exact_boundary_values(seed):
+    u = boundary.Constrained(networks.Deep.random([2, 12, 12, 1], generator(seed), 1.0), boundary.bubble(SQUARE))
     form = energies.StrongForm(source(SINE), SQUARE.quadrature(12))
     run = natural_gradient.gauss_newton(u, form, betas=(1.0,), iterations=80)
     x, w = SQUARE.quadrature(20)
-    assert 2 * float((w @ (run.u.value(x) - SINE.value(x)).square()).sqrt()) < 1e-3
+    assert 2 * float((w @ (run.u.value(x) - SINE.value(x)).square()).sqrt()) < 1e-6
 
 
 def test_the_energy_reached_is_that_of_the_solution():

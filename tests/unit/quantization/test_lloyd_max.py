@@ -65,6 +65,26 @@ def test_gaussian_with_other_numbers_of_levels(levels):
     assert lloyd_max.lloyd_max(stats.norm(), levels).distortion == pytest.approx(OTHER[levels], abs=6e-7)
 
 
+@pytest.mark.parametrize("levels", [1024, 4096, 8192, 65536])
+def test_many_levels_of_a_gaussian_meet_the_conditions_and_panter_and_dite(levels):
+    book = lloyd_max.lloyd_max(stats.norm(), levels)
+    assert np.abs(lloyd_max.lloyd_step(stats.norm(), book.points) - book.points).max() < 1e-12
+    limit = math.pi * math.sqrt(3) / 2
+    assert 1 - 4 / levels < levels**2 * book.distortion / limit < 1
+
+
+def test_moments_of_narrow_gaussian_cells():
+    r"""E X | cell = t + h/2 - t h^2 / 12 + O(h^4), and the spread of a cell is h^2/12 of its mass."""
+    h = 2.0**-13
+    t = np.array([0.0, 0.5, 2.0, 5.0])
+    for a in t:
+        mass, centroid, spread = density.cells(stats.norm(), [a, a + h])
+        middle = a + h / 2
+        assert np.isclose(mass[0], h * stats.norm.pdf(middle) * (1 + (middle**2 - 1) * h**2 / 24), rtol=1e-13, atol=0)
+        assert abs(centroid[0] - (middle - middle * h**2 / 12)) < 1e-14
+        assert np.isclose(spread[0], mass[0] * h**2 / 12, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("name", SMOOTH)
 @pytest.mark.parametrize("levels", [1, 2, 3, 8, 33])
 def test_conditions_and_their_consequences(name, levels):
