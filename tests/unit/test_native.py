@@ -1,4 +1,6 @@
-"""The loops in C do what the eager code does."""
+"""The loops in C do what the eager code does; new tensors have large pages."""
+import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from lecturelib import native
 from lecturelib.quantization import gptq, sic, sic_trellis
 
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 needs_compiler = pytest.mark.skipif(native.library("columns") is None, reason="there is no C compiler, or its work is not wanted")
 
 
@@ -31,6 +34,42 @@ def problem(B, m, n, seed=0):
 def test_it_is_built():
     assert native.library("columns") is not None and native.serves("columns", torch.zeros(3))
     assert not native.serves("columns", torch.zeros(3, dtype=torch.float64)) and not native.serves("columns", torch.zeros(3, 2).T)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (7,), (native.LARGE - 1,), (native.LARGE,), (3 * native.LARGE + 5,), (5, 1 << 20)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
+def test_new_tensors_are_like_those_of_torch(shape, dtype):
+    x = native.empty(shape, dtype)
+    y = torch.empty(shape, dtype=dtype)
+    assert (x.shape, x.dtype, x.device, x.stride()) == (y.shape, y.dtype, y.device, y.stride())
+    assert bool((x.fill_(3) == 3).all())
+    assert native.empty(shape, dtype, "meta").device.type == "meta"
+
+
+def faults(new):
+    """Pages that the system hands out for 64 MiB, when they are first written."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    new(1 << 26).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not LARGE_PAGES.exists() or "[madvise]" not in LARGE_PAGES.read_text(), reason="large pages are always given here, or never")
+def test_new_tensors_have_large_pages():
+    small, large = (min(faults(new) for _ in range(3)) for new in (lambda n: torch.empty(n, dtype=torch.uint8), lambda n: native.empty(n, torch.uint8)))
+    assert small > (1 << 26) / resource.getpagesize() / 2 and large < small / 4
+
+
+def test_the_advice_is_about_whole_pages_inside_the_tensor(monkeypatch):
+    seen = []
+    monkeypatch.setattr(native, "_madvise", lambda: lambda *a: seen.append(a))
+    for n in (1, native.LARGE - 1, native.LARGE, 2 * native.LARGE - 1, 5 * native.LARGE + 11):
+        seen.clear()
+        x = native.empty(n, torch.uint8)
+        for begin, size, advice in seen:
+            assert begin % native.LARGE == size % native.LARGE == 0 and size > 0 and advice == 14
+            assert x.data_ptr() <= begin < begin + size <= x.data_ptr() + n
+            assert begin - x.data_ptr() < native.LARGE and x.data_ptr() + n - begin - size < native.LARGE
+        assert len(seen) == (n >= 2 * native.LARGE - 1) or n == native.LARGE
 
 
 @needs_compiler

@@ -14,6 +14,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent
+MADV_HUGEPAGE = 14    # of Linux's madvise
+LARGE = 1 << 21       # bytes of a large page of memory
 LEAST = 1 << 16       # numbers from which on a kernel that works number by number is called
 PIECE = 1 << 18       # numbers in half precision that are worked on together
 NARROW = (torch.float32, torch.float16, torch.bfloat16)   # types that are computed in float32
@@ -81,6 +84,25 @@ def call(name: str, function: str, *arguments) -> int:
     if code == NO_MEMORY:
         raise MemoryError(f"{function} could not get its working memory")
     return code
+
+
+def empty(shape, dtype: torch.dtype = torch.float32, device=None) -> torch.Tensor:
+    """`torch.empty`, on large pages where Linux gives them for the asking: most of the time that a new tensor takes goes into its pages, 512 small ones for a large one."""
+    x = torch.empty(shape, dtype=dtype, device=device)
+    if x.device.type == "cpu" and x.nbytes >= LARGE and (madvise := _madvise()):
+        begin, end = -(-x.data_ptr() // LARGE) * LARGE, (x.data_ptr() + x.nbytes) // LARGE * LARGE
+        if begin < end:
+            madvise(begin, end - begin, MADV_HUGEPAGE)
+    return x
+
+
+@functools.cache
+def _madvise():
+    if sys.platform != "linux":
+        return None
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    return madvise
 
 
 def strides(*numbers: int):

@@ -111,7 +111,7 @@ class Blocks:
         s = self.scales.float()
         if self.matrix is not None:
             s = s * self.matrix
-        x = torch.empty(self.codes.shape, dtype=torch.float32, device=self.codes.device)
+        x = native.empty(self.codes.shape, device=self.codes.device)
         if self.codes.dtype == torch.uint8 and native.serves("rounding", x, self.levels, least=native.LEAST):
             zeros = None if self.zeros is None else self.zeros.float().reshape(-1, 1)
             rounding.decode(self.codes.reshape(-1, self.block), s.reshape(-1, 1), zeros, self.levels, x)
@@ -229,7 +229,7 @@ def encode(x: torch.Tensor, fmt: BlockFormat) -> Blocks:
     ([8, 0, 14, 7], [0.1, -0.7, 0.35, 0.0])
     """
     _checked(x, fmt)
-    codes = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
+    codes = native.empty(x.shape, torch.uint8, x.device)
     scales = torch.empty(*x.shape[:-1], x.shape[-1] // fmt.block, device=x.device, dtype=torch.float32)
     zeros = torch.empty_like(scales) if fmt.rule == "range" else None
     matrix = _matrix_scale(x, fmt)

@@ -91,7 +91,7 @@ def decode(codes: torch.Tensor, points, *, dtype: torch.dtype = torch.float32,
 
 def _decoded(codes, dtype, out):
     if out is None:
-        return torch.empty(codes.shape, dtype=dtype, device=codes.device)
+        return native.empty(codes.shape, dtype, codes.device)
     if not out.is_contiguous() or (out.shape, out.dtype, out.device) != (codes.shape, dtype, codes.device):
         raise ValueError(f"out must be contiguous with shape {tuple(codes.shape)} and dtype {dtype}")
     return out

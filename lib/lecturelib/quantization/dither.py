@@ -36,7 +36,7 @@ def draw(shape, seed: int, *, start: int = 0, dtype: torch.dtype = torch.float32
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be float32 or float64; got {dtype}")
     try:
-        out = torch.empty(shape, dtype=dtype, device=device)
+        out = native.empty(shape, dtype, device)
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"shape must hold integers of at least 0, and device exist; got {shape!r}, {device!r}") from error
     stream = _Stream(seed, start, out)

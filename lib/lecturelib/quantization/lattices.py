@@ -124,7 +124,7 @@ def e8() -> Lattice:
 
 def _nearest_e8(x):
     if native.serves("lattices", x, least=native.LEAST):
-        y = torch.empty(x.shape)
+        y = native.empty(x.shape)
         native.call("lattices", "e8", x.contiguous(), y, x.numel() // 8)
         return y
     return _nearer(x, _even, x.new_tensor(0.5))

@@ -29,7 +29,7 @@ def pack(codes: torch.Tensor, width: int) -> torch.Tensor:
         raise ValueError("codes must be a tensor of uint8 with at least one axis")
     n = codes.shape[-1]
     fast = width < 8 and n % 8 == 0 and _native(codes)
-    out = torch.empty(*codes.shape[:-1], -(-n * width // 8), dtype=torch.uint8, device=codes.device)
+    out = native.empty((*codes.shape[:-1], -(-n * width // 8)), torch.uint8, codes.device)
     if fast and native.call("packing", "pack", codes.contiguous(), out, codes.numel() // 8, width) == native.OK:
         return out
     if codes.numel() and int(codes.max()) >= 1 << width:
@@ -64,7 +64,7 @@ def unpack(data: torch.Tensor, width: int, count: int) -> torch.Tensor:
     if not uniform._whole(count) or count < 0 or data.shape[-1] != -(-count * width // 8):
         raise ValueError(f"data must have {-(-count * width // 8)} bytes a row for {count} codes of {width} bits; got {data.shape[-1]}")
     whole = -(-count // 8) * 8
-    codes = torch.empty(*data.shape[:-1], whole, dtype=torch.uint8, device=data.device)
+    codes = native.empty((*data.shape[:-1], whole), torch.uint8, data.device)
     if codes.numel() == 0:
         return codes[..., :count]
     if width == 8:

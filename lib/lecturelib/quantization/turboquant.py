@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from scipy import stats
 
+from lecturelib import native
 from lecturelib.quantization import codebooks
 from lecturelib.quantization.lloyd_max import lloyd_max
 from lecturelib.quantization.uniform import FLOATS, _all_finite, _narrow, _whole
@@ -82,7 +83,7 @@ def encode(x: torch.Tensor, code: Code, scale: str = "mse") -> tuple[torch.Tenso
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {SCALES}; got {scale!r}")
     x = _floats(x, code.dimension, finite=False)
-    codes, s = torch.empty(x.shape, dtype=torch.uint8, device=x.device), x.new_empty(x.shape[:-1])
+    codes, s = native.empty(x.shape, torch.uint8, x.device), x.new_empty(x.shape[:-1])
     for piece, c, t in _pieces(x, codes, s):
         y, norm = _turned(piece, code)
         codebooks.encode(y, code.points, dtype=torch.uint8, out=c)
@@ -108,7 +109,7 @@ def decode(codes: torch.Tensor, scale: torch.Tensor, code: Code) -> torch.Tensor
     if codes.shape[-1:] != (code.dimension,) or codes.shape[:-1] != scale.shape:
         raise ValueError(f"codes must have last axis {code.dimension} and scale one number per vector; "
                          f"got {tuple(codes.shape)} and {tuple(scale.shape)}")
-    x = torch.empty(codes.shape, device=codes.device)
+    x = native.empty(codes.shape, device=codes.device)
     for y, c, s in _pieces(x, codes, scale):
         y.copy_(code.rotation.undo(codebooks.decode(c, code.points).mul_((s / code.dimension**0.5).unsqueeze(-1))))
     return x

@@ -229,7 +229,7 @@ def _output(x, out, dtype) -> torch.Tensor:
         raise ValueError(f"x must be a floating-point tensor, of {', '.join(map(str, FLOATS))}; got "
                          f"{x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}")
     if out is None:
-        return torch.empty(x.shape, dtype=dtype, device=x.device)
+        return native.empty(x.shape, dtype, x.device)
     if not isinstance(out, torch.Tensor) or not out.is_contiguous() or out.requires_grad or \
             (out.shape, out.dtype, out.device) != (x.shape, dtype, x.device):
         raise ValueError(f"out must be contiguous with shape {tuple(x.shape)}, dtype {dtype} "
