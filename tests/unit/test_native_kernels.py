@@ -271,12 +271,30 @@ def test_e8(x):
     assert torch.equal(double, double.round()) and not (a.sum(1) % 2).any() and ((double % 2).sum(1) % 8 == 0).all()
 
 
+@COUNT
+@given(n=st.integers(1, 20), j=st.integers(4, 8), odd=st.sampled_from([1, 3, 5, 15, 17]), bits=st.integers(1, 5), rounds=st.integers(1, 3), scale=st.sampled_from(turboquant.SCALES),
+       size=st.sampled_from([1e-12, 1.0, 1e12]), special=st.sampled_from([None, 0.0, 1e-20, 1e20]), seed=st.integers(0, 99))
+def test_turboquant(n, j, odd, bits, rounds, scale, size, special, seed):
+    """The norms are summed in another order, by which a coordinate beside a threshold may get the code next to it."""
+    d = odd << j
+    code, x = turboquant.design(rotations.RandomHadamard(d, seed, rounds), bits), size * normal(n, d, seed=seed)
+    if special is not None:
+        x[seed % n] *= special
+    (a, s), (b, t) = both(lambda: turboquant.encode(x, code, scale))
+    off = a != b
+    assert off.sum() <= 1 + 1e-3 * a.numel() and bool(((a.int() - b.int()).abs() <= 1).all())
+    y = turboquant._turned(x, code)[0]
+    thresholds = codebooks.thresholds(code.points)
+    assert bool(((y[off] - thresholds[torch.minimum(a, b)[off].long()]).abs() < 1e-4).all())
+    assert torch.allclose(s[~off.any(1)], t[~off.any(1)], rtol=1e-5, atol=0)
+
+
 KERNELS = {
     "uniform": lambda x: uniform.quantize(x, 0.1), "float": lambda x: float_formats.quantize(x, float_formats.FORMATS["e4m3fn"]), "codebook": lambda x: codebooks.quantize(x, [-1.0, 0.0, 1.0]),
     "blocks": lambda x: blocks.quantize(x, blocks.mx()), "encode": lambda x: blocks.encode(x, blocks.integer(4, 32, symmetric=False)).codes, "dither": lambda x: dither.quantize(x, 0.1, 3),
     "stochastic": lambda x: dither.stochastic_round(x, 0.1, 3), "rotation": lambda x: rotations.RandomHadamard(x.shape[1], 1).apply(x),
     "e8": lambda x: lattices.e8().nearest(x.view(-1, 8)), "absmax": lambda x: outliers.quantize(x, 4),
-    "turboquant": lambda x: turboquant.quantize(x, turboquant.design(rotations.RandomHadamard(x.shape[1], 1), 2)), "nearest": lambda x: kmeans.nearest(x.view(-1, 8), normal(40, 8))}
+    "turboquant": lambda x: turboquant.quantize(x, turboquant.design(rotations.RandomHadamard(x.shape[1], 1), 2), "vector"), "nearest": lambda x: kmeans.nearest(x.view(-1, 8), normal(40, 8))}
 
 
 @pytest.mark.parametrize("name", KERNELS)

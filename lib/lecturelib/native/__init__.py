@@ -114,7 +114,7 @@ def _built(name, compiler):
     """Path of the shared library, compiled if it is not there; written under another name first, so that no process sees half of it."""
     source = FOLDER / f"{name}.c"
     flags = *FLAGS, f"-ffp-contract={'fast' if name in FUSED else 'off'}"
-    text = source.read_bytes() + (FOLDER / "team.h").read_bytes() + " ".join((*compiler, *flags, platform.machine(), _processor())).encode()
+    text = source.read_bytes() + b"".join(header.read_bytes() for header in sorted(FOLDER.glob("*.h"))) + " ".join((*compiler, *flags, platform.machine(), _processor())).encode()
     text += subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lecturelib"
     target = folder / f"{name}-{hashlib.sha256(text).hexdigest()[:24]}.so"

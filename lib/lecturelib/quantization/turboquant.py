@@ -11,12 +11,13 @@ import torch
 from scipy import stats
 
 from lecturelib import native
-from lecturelib.quantization import codebooks
+from lecturelib.native import rounding
+from lecturelib.quantization import codebooks, rotations
 from lecturelib.quantization.lloyd_max import lloyd_max
 from lecturelib.quantization.uniform import FLOATS, _all_finite, _narrow, _whole
 
 SCALES = ("mse", "mean", "vector")
-PIECE = 1 << 18       # numbers worked on at a time on a CPU
+PIECE = 1 << 20       # numbers worked on at a time on a CPU
 SAFE = 1e-15, 1e15    # norms whose squares float32 holds with all digits
 
 
@@ -84,16 +85,16 @@ def encode(x: torch.Tensor, code: Code, scale: str = "mse") -> tuple[torch.Tenso
         raise ValueError(f"scale must be one of {SCALES}; got {scale!r}")
     x = _floats(x, code.dimension, finite=False)
     codes, s = native.empty(x.shape, torch.uint8, x.device), x.new_empty(x.shape[:-1])
-    for piece, c, t in _pieces(x, codes, s):
-        y, norm = _turned(piece, code)
-        codebooks.encode(y, code.points, dtype=torch.uint8, out=c)
-        if scale == "mse":
+    overlap = torch.empty_like(s) if scale == "vector" else None         # of unit vectors; positive
+    if not _at_once(x, code, codes, s, overlap):
+        for piece, c, t, w in _pieces(x, codes, s, s if overlap is None else overlap):
+            y, norm = _turned(piece, code)
+            codebooks.encode(y, code.points, dtype=torch.uint8, out=c)
             t.copy_(norm)
-        elif scale == "mean":
-            torch.div(norm, 1 - code.distortion, out=t)
-        else:
-            overlap = codebooks.decode(c, code.points).mul_(y).mean(-1)    # of unit vectors; positive
-            torch.div(norm, torch.where(norm > 0, overlap, 1.0), out=t)
+            if overlap is not None:
+                w.copy_(torch.where(norm > 0, codebooks.decode(c, code.points).mul_(y).mean(-1), 1.0))
+    if scale != "mse":
+        s.div_(1 - code.distortion if overlap is None else overlap)
     return codes, s
 
 
@@ -200,33 +201,44 @@ def qjl_variance(distortion: float) -> float:
     return math.pi / 2 * distortion
 
 
+def _at_once(x, code, codes, norm, overlap) -> bool:
+    """`_turned`, the codes, and the mean of coordinate times point, row by row in C; False if that does not serve these vectors."""
+    d, turn = code.dimension, code.rotation
+    if not isinstance(turn, rotations.RandomHadamard) or len(code.points) > native.CHAIN or d % 16 or not native.serves("transforms", x, least=native.LEAST):
+        return False
+    points, thresholds = rounding.levels(codebooks._points(code.points, x.dtype, x.device)).kept
+    odd = rotations._hartley(d // (d & -d))
+    return native.call("transforms", "codes", x.contiguous(), turn.signs * turn._scale, odd, points, thresholds, codes, norm, overlap,
+                       torch.tensor([d**0.5, *SAFE]), x.numel() // d, d, len(odd), turn.rounds) == native.OK
+
+
 def _turned(x, code):
     """Coordinates $\\sqrt d\\,\\Pi u$ and the norms."""
-    unit, norm = _split(x, code.dimension)
-    return code.rotation.apply(unit.mul_(code.dimension**0.5)), norm
+    y, norm = _split(x, code.dimension, code.dimension**0.5)
+    return code.rotation.apply(y), norm
 
 
-def _split(x, d):
-    """Unit vectors and norms; where a square could over- or underflow, the largest entry is divided out first."""
+def _split(x, d, length=1.0):
+    """Vectors of that length in the directions of `x`, and the norms of `x`; where a square could over- or underflow, the largest entry is divided out first."""
     x = _floats(x, d, finite=False)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     if norm.numel() and SAFE[0] < norm.min() and norm.max() < SAFE[1]:     # then x is finite
-        return x / norm, norm.squeeze(-1)
+        return x * (length / norm), norm.squeeze(-1)
     x = _floats(x, d)
     size = x.abs().amax(-1, keepdim=True)
     x = x / torch.where(size > 0, size, 1.0)
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    norm = (size * length).squeeze(-1)
+    share = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    norm = (size * share).squeeze(-1)
     if not torch.isfinite(norm).all():
         raise ValueError("x must have finite norms in float32")
-    return x / torch.where(size > 0, length, 1.0), norm
+    return x * (length / torch.where(size > 0, share, 1.0)), norm
 
 
-def _pieces(x, codes, scale):
-    """Vectors, codes and scales, as many at a time as stay in cache."""
-    d = x.shape[-1]
-    size = max(PIECE // d, 1) if x.device.type == "cpu" else max(scale.numel(), 1)
-    return zip(x.reshape(-1, d).contiguous().split(size), codes.reshape(-1, d).split(size), scale.reshape(-1).split(size))
+def _pieces(x, *others):
+    """Vectors (..., d), and others or numbers for them, as many at a time as stay in cache."""
+    d, numbers = x.shape[-1], x.shape[:-1]
+    size = max(PIECE // d, 1) if x.device.type == "cpu" else max(numbers.numel(), 1)
+    return zip(x.reshape(-1, d).contiguous().split(size), *(v.reshape((-1,) if v.shape == numbers else (-1, d)).split(size) for v in others))
 
 
 def _width(S) -> int:
