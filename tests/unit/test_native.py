@@ -1,5 +1,4 @@
 """The loops in C do what the eager code does; new tensors have large pages."""
-import resource
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from lecturelib import native
 from lecturelib.quantization import gptq, sic, sic_trellis
 
-LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 needs_compiler = pytest.mark.skipif(native.library("columns") is None, reason="there is no C compiler, or its work is not wanted")
 
 
@@ -36,7 +34,7 @@ def test_it_is_built():
     assert not native.serves("columns", torch.zeros(3, dtype=torch.float64)) and not native.serves("columns", torch.zeros(3, 2).T)
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (7,), (native.LARGE - 1,), (native.LARGE,), (3 * native.LARGE + 5,), (5, 1 << 20)])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (7,), (native.MAPPED - 1,), (native.MAPPED,), (5, native.LARGE)])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
 def test_new_tensors_are_like_those_of_torch(shape, dtype):
     x = native.empty(shape, dtype)
@@ -46,30 +44,31 @@ def test_new_tensors_are_like_those_of_torch(shape, dtype):
     assert native.empty(shape, dtype, "meta").device.type == "meta"
 
 
-def faults(new):
-    """Pages that the system hands out for 64 MiB, when they are first written."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    new(1 << 26).fill_(1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-@pytest.mark.skipif(not LARGE_PAGES.exists() or "[madvise]" not in LARGE_PAGES.read_text(), reason="large pages are always given here, or never")
-def test_new_tensors_have_large_pages():
-    small, large = (min(faults(new) for _ in range(3)) for new in (lambda n: torch.empty(n, dtype=torch.uint8), lambda n: native.empty(n, torch.uint8)))
-    assert small > (1 << 26) / resource.getpagesize() / 2 and large < small / 4
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists(), reason="this system has no large pages")
+@pytest.mark.parametrize("size", [native.MAPPED, 1 << 27])
+def test_linux_is_asked_for_large_pages(size):
+    """The memory in the middle of a new tensor lies in a mapping with the flag hg (proc_pid_smaps)."""
+    x, flags = native.empty(size, torch.uint8), None
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if "-" in first:
+            low, high = (int(end, 16) for end in first.split("-"))
+        elif first == "VmFlags:" and low <= x.data_ptr() + size // 2 < high:
+            flags = line.split()[1:]
+    assert flags is not None and "hg" in flags
 
 
 def test_the_advice_is_about_whole_pages_inside_the_tensor(monkeypatch):
     seen = []
     monkeypatch.setattr(native, "_madvise", lambda: lambda *a: seen.append(a))
-    for n in (1, native.LARGE - 1, native.LARGE, 2 * native.LARGE - 1, 5 * native.LARGE + 11):
+    for n in (1, native.MAPPED - 1, native.MAPPED, native.MAPPED + 5 * native.LARGE + 11):
         seen.clear()
         x = native.empty(n, torch.uint8)
+        assert len(seen) == (n >= native.MAPPED)
         for begin, size, advice in seen:
             assert begin % native.LARGE == size % native.LARGE == 0 and size > 0 and advice == 14
             assert x.data_ptr() <= begin < begin + size <= x.data_ptr() + n
             assert begin - x.data_ptr() < native.LARGE and x.data_ptr() + n - begin - size < native.LARGE
-        assert len(seen) == (n >= 2 * native.LARGE - 1) or n == native.LARGE
 
 
 @needs_compiler

@@ -24,6 +24,7 @@ import torch
 FOLDER = Path(__file__).parent
 MADV_HUGEPAGE = 14    # of Linux's madvise
 LARGE = 1 << 21       # bytes of a large page of memory
+MAPPED = 1 << 25      # bytes from which on memory usually goes back to the system when it is freed, so that nothing smaller lands on its large pages
 LEAST = 1 << 16       # numbers from which on a kernel that works number by number is called
 PIECE = 1 << 18       # numbers in half precision that are worked on together
 NARROW = (torch.float32, torch.float16, torch.bfloat16)   # types that are computed in float32
@@ -89,10 +90,9 @@ def call(name: str, function: str, *arguments) -> int:
 def empty(shape, dtype: torch.dtype = torch.float32, device=None) -> torch.Tensor:
     """`torch.empty`, on large pages where Linux gives them for the asking: most of the time that a new tensor takes goes into its pages, 512 small ones for a large one."""
     x = torch.empty(shape, dtype=dtype, device=device)
-    if x.device.type == "cpu" and x.nbytes >= LARGE and (madvise := _madvise()):
+    if x.device.type == "cpu" and x.nbytes >= MAPPED and (madvise := _madvise()):
         begin, end = -(-x.data_ptr() // LARGE) * LARGE, (x.data_ptr() + x.nbytes) // LARGE * LARGE
-        if begin < end:
-            madvise(begin, end - begin, MADV_HUGEPAGE)
+        madvise(begin, end - begin, MADV_HUGEPAGE)
     return x
 
 
