@@ -61,6 +61,15 @@ def soft(box=UNIT):
 
 
 # ------------------------------------------------------------------------ the three checks themselves
+def takes(call, good, bad, name):
+    """`call` takes the good values and refuses the bad ones by name."""
+    for value in good:
+        call(value)
+    for value in bad:
+        with pytest.raises(ValueError, match=name):
+            call(value)
+
+
 @pytest.mark.parametrize("least", [-1, 0, 1, 2, 3])
 def test_whole_takes_its_least_value_and_none_below(least):
     assert _check.whole("n", least, least) == least and _check.whole("n", least + 1, least) == least + 1
@@ -363,11 +372,7 @@ def test_zero_is_taken_and_less_refused(name, call):
     ("W must have as many columns", (2,), (1, 3), lambda k: linear.solve_weak(torch.eye(3, dtype=F64), ones(3), torch.eye(3, dtype=F64)[:, :k], torch.eye(3, dtype=F64)[:, :2])),
 ])
 def test_the_sizes_that_fit_are_taken_and_their_neighbors_refused(name, good, bad, call):
-    for k in good:
-        call(k)
-    for k in bad:
-        with pytest.raises(ValueError, match=name):
-            call(k)
+    takes(call, good, bad, name)
 
 
 # ------------------------------------------------------------------------------------------ real bounds at both sides
@@ -498,11 +503,7 @@ def flat(height):
     ("connected", (1e-9,), (1e-13,), two_triangles),
 ])
 def test_real_bounds_hold_from_both_sides(name, good, bad, call):
-    for value in good:
-        call(value)
-    for value in bad:
-        with pytest.raises(ValueError, match=name):
-            call(value)
+    takes(call, good, bad, name)
 
 
 @pytest.mark.parametrize("columns, rows", [(3, 5), (4, 5)])
