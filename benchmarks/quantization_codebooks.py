@@ -67,9 +67,9 @@ def measure() -> list[dict]:
     ours = lambda: lloyd_max.lloyd_max(stats.norm(), 32)
     gap = np.abs(lloyd(32, 1e-10) - ours().points).max()
     rows.append(row("Lloyd-Max, N(0,1), 5 bits", ours, lambda: lloyd(32, 1e-10), "Lloyd's iteration, same moments",
-                    f"values differ by {gap:.0e}, the iteration's remaining error", "Newton, check of the density included", rounds=3, warmup=1))
+                    f"values differ by {gap:.0e}, the iteration's remaining error", "Newton, check of the density included", rounds=5, warmup=1))
     ours = lambda: [lloyd_max.lloyd_max(stats.norm(), 2**b) for b in range(1, 9)]
-    rows.append(row("Lloyd-Max, N(0,1), table of 1 to 8 bits", ours, lambda: lloyd(64, 1e-9), "Lloyd's iteration, 6 bits alone", "", "", rounds=3, warmup=1))
+    rows.append(row("Lloyd-Max, N(0,1), table of 1 to 8 bits", ours, lambda: lloyd(64, 1e-9), "Lloyd's iteration, 6 bits alone", "", "", rounds=5, warmup=1))
 
     generator = np.random.default_rng(0)
     x = generator.standard_normal(100_000)
@@ -77,12 +77,12 @@ def measure() -> list[dict]:
     best = float(np.mean((x - np.array(theirs.centroids)[theirs.clusters])**2))
     exact = optimal_samples.optimal(x, 16).distortion / best - 1
     rows.append(row("exact 16 values of 10^5 samples", lambda: optimal_samples.optimal(x, 16), lambda: kmeans1d.cluster(x, 16), "kmeans1d (C++)",
-                    f"errors differ by {exact:.0e}", "array operations only", rounds=3, warmup=0))
+                    f"errors differ by {exact:.0e}", "array operations only", rounds=5, warmup=1))
     x = generator.standard_normal(1_000_000)
     quick = optimal_samples.fast(x, 16)
     found = []
     line = row("16 values of 10^6 samples", lambda: optimal_samples.fast(x, 16), lambda: found.append(kmeans1d.cluster(x, 16)), "kmeans1d (C++)",
-               "", "ours locally, theirs globally optimal", rounds=1, warmup=0)
+               "", "ours locally, theirs globally optimal", rounds=5, warmup=1)
     best = float(np.mean((x - np.array(found[0].centroids)[found[0].clusters])**2))
     line["agreement"] = f"error {quick.distortion / best - 1:.1e} above the optimum"
     return rows + [line]

@@ -32,7 +32,7 @@ def measure() -> list[dict]:
         assert differ < 1e-3
         theirs.train(), ours.train()
         rows.append(row(f"one training step of the codebook, {n} vectors, d = {d}, K = {K}", lambda: ours(z), lambda: theirs(z), peer,
-                        f"codes differ at {differ:.0e} (near-ties)", "search, loss and moving averages; forward only", rounds=3))
+                        f"codes differ at {differ:.0e} (near-ties)", "search, loss and moving averages; forward only", rounds=5))
     z = torch.randn(1, N, 4, generator=g)
     fsq, other = FSQ((8, 5, 5, 5)), reference.FSQ([8, 5, 5, 5])
     assert torch.equal(fsq.encode(z), other(z)[1].long())

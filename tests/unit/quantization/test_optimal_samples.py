@@ -60,6 +60,19 @@ def test_fast_route_is_a_fixed_point_close_to_the_optimum(levels, law):
     assert fast.distortion == pytest.approx(np.mean(np.concatenate([(c - c.mean())**2 for c in cells])), rel=1e-10)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("count", [1, optimal_samples.PIECE, 2 * optimal_samples.PIECE, 8 * optimal_samples.PIECE + 3])
+def test_the_order_does_not_depend_on_threads(threads, count):
+    x = np.random.default_rng(4).integers(-10**5, 10**5, count).astype(float)
+    ordered, before = np.sort(x), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        optimal_samples._sort(x)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(x, ordered)
+
+
 def test_samples_approach_their_density():
     """The empirical codebook is optimistic on its own samples and a little worse on the density."""
     x = stats.norm.rvs(size=200000, random_state=2)
