@@ -32,6 +32,12 @@ def pytest_addoption(parser):
                      help="try K times as many examples in each property test (`make nightly`)")
 
 
+def pytest_configure(config):
+    settings.register_profile("the same examples in every run", derandomize=True, deadline=None)
+    if config.getoption("--examples") == 1:
+        settings.load_profile("the same examples in every run")
+
+
 @pytest.hookimpl(trylast=True)                          # after the markers of Hypothesis
 def pytest_collection_modifyitems(config, items):
     if unstable := [item.nodeid for item in items if " at 0x" in item.nodeid]:

@@ -210,7 +210,7 @@ def _both(x, codebook):
     book = codebook.detach().to(wide)
     if not uniform._all_finite(book):
         raise ValueError("codebook must be finite; it holds a NaN or an infinity")
-    rows = x.detach().reshape(-1, x.shape[-1]).to(wide)
+    rows = x.detach().reshape(-1, x.shape[-1]).to(wide).contiguous()
     peak = float(rows.abs().max()) if rows.numel() else 0.0
     if not math.isfinite(peak):
         raise ValueError("x must be finite; it holds a NaN or an infinity")
@@ -249,7 +249,7 @@ def _search(rows, book, out):
     within one group.
     """
     K, d = book.shape
-    if d <= 16 and len(rows) * K >= native.LEAST and rows.is_contiguous() and native.serves("vectors", rows, book):
+    if d <= 16 and len(rows) * K >= native.LEAST and native.serves("vectors", rows, book):
         native.call("vectors", "nearest", rows, book.contiguous(), book.square().sum(1).div_(2), out, len(rows), K, d)
         yield from zip(rows.split(uniform.CHUNK), out.split(uniform.CHUNK))
         return

@@ -139,7 +139,7 @@ def _rows(x):
         raise ValueError("x must be a floating-point tensor (batch, T) with at least one sample")
     if not uniform._all_finite(x):
         raise ValueError("x must be finite; it holds a NaN or an infinity")
-    return x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32).clamp(-FAR, FAR)
+    return x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32).clamp(-FAR, FAR).contiguous()
 
 
 def _register(symbols, trellis):

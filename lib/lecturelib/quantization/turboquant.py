@@ -83,7 +83,7 @@ def encode(x: torch.Tensor, code: Code, scale: str = "mse") -> tuple[torch.Tenso
     """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {SCALES}; got {scale!r}")
-    x = _floats(x, code.dimension, finite=False)
+    x = _floats(x, code.dimension, finite=False).contiguous()
     codes, s = native.empty(x.shape, torch.uint8, x.device), x.new_empty(x.shape[:-1])
     overlap = torch.empty_like(s) if scale == "vector" else None         # of unit vectors; positive
     if not _at_once(x, code, codes, s, overlap):
@@ -208,7 +208,7 @@ def _at_once(x, code, codes, norm, overlap) -> bool:
         return False
     points, thresholds = rounding.levels(codebooks._points(code.points, x.dtype, x.device)).kept
     odd = rotations._hartley(d // (d & -d))
-    return native.call("transforms", "codes", x.contiguous(), turn.signs * turn._scale, odd, points, thresholds, codes, norm, overlap,
+    return native.call("transforms", "codes", x, turn.signs * turn._scale, odd, points, thresholds, codes, norm, overlap,
                        torch.tensor([d**0.5, *SAFE]), x.numel() // d, d, len(odd), turn.rounds) == native.OK
 
 
