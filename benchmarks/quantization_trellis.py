@@ -1,6 +1,14 @@
-"""Trellis codes for N(0,1): errors at 2 bits against Shannon's limit and published ones, and the search against a plain one."""
+"""Trellis codes for N(0,1): errors at 2 bits against Shannon's limit and published ones, and the search against a plain one.
+
+With `QTIP` in the environment, a checkout of https://github.com/Cornell-RelaxML/qtip, the search also runs against theirs.
+"""
+import importlib.util
 import math
+import os
+import sys
 import time
+import types
+from pathlib import Path
 
 import torch
 from lecturelib.quantization import coder, entropy_trellis, trellis, trellis_codes
@@ -90,17 +98,35 @@ def errors() -> list[dict]:
     return rows
 
 
+def qtip(checkout: str):
+    """The search of QTIP, from a checkout of its repository, without the imports of its CUDA kernels."""
+    for name in ("lib", "lib.codebook", "lib.utils", "lib.utils.kernel_check", "lib.utils.kernel_decompress", "lib.utils.matmul_had"):
+        sys.modules[name] = types.ModuleType(name)
+    for name in ("kdict", "has_kernel", "decode_compressed", "matmul_hadU_cuda", "matmul_hadUt_cuda"):
+        for module in ("codebook", "utils.kernel_check", "utils.kernel_decompress", "utils.matmul_had"):
+            setattr(sys.modules[f"lib.{module}"], name, None)
+    spec = importlib.util.spec_from_file_location("bitshift", Path(checkout) / "lib/codebook/bitshift.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda code: module.bitshift_codebook(L=code.L, K=code.k, V=1, tlut_bits=code.L, decode_mode="lut", tlut=code.codebook.unsqueeze(1))
+
+
 def searches(threads) -> list[dict]:
     rows = []
-    for L, batch in ((8, 64), (12, 16), (16, 4)):
-        code, x = trellis_codes.random_code(L, 2, torch.Generator().manual_seed(4)), torch.randn(batch, 128, generator=torch.Generator().manual_seed(5))
-        without = eager(lambda: trellis.viterbi(x, code))
-        ours, theirs, third = trellis.states(trellis.viterbi(x, code), code), plain(x, code), trellis.states(without(), code)
-        costs = [float((code.codebook[s] - x).square().sum()) for s in (ours, theirs, third)]
-        assert abs(costs[0] / costs[1] - 1) < 1e-5 and abs(costs[0] / costs[2] - 1) < 1e-5
-        for name, peer, cost in (("plain torch", lambda: plain(x, code), costs[1]), ("ours without a compiler", without, costs[2])):
-            a, b, ratio, spread = paired(lambda: trellis.viterbi(x, code), peer, rounds=5, warmup=1)
-            rows.append({"kernel": f"search, L = {L}, {batch} sequences of 128, {threads}", "ours": f"{1e6 * a / x.numel():.3f} us per sample",
-                         "peer": f"{name} {1e6 * b / x.numel():.1f} us per sample", "ratio": ratio, "spread": spread,
-                         "agreement": f"square errors {costs[0]:.4f} and {cost:.4f}", "note": "in C"})
+    for L, batch in ((8, 512), (12, 64), (16, 16)):
+        code, x = trellis_codes.random_code(L, 2, torch.Generator().manual_seed(4)), torch.randn(batch, 256, generator=torch.Generator().manual_seed(5))
+        peers = {"plain torch": lambda: plain(x, code)}
+        if "QTIP" in os.environ:
+            theirs, turned = qtip(os.environ["QTIP"])(code), x.T.contiguous()
+            peers["QTIP, compiled by torch.compile,"] = lambda: theirs.quantize_seq(turned).T.long()
+        search = lambda: trellis.states(trellis.viterbi(x, code), code)
+        sides = [("in C", lambda: trellis.viterbi(x, code), name, peer) for name, peer in ({"ours without a compiler": eager(search)} | peers).items()]
+        sides += [("without a compiler", eager(lambda: trellis.viterbi(x, code)), name, peer) for name, peer in peers.items() if name != "plain torch"]
+        for note, ours, name, peer in sides:
+            mine, cost = (float((code.codebook[s] - x).square().sum()) for s in (search() if note == "in C" else eager(search)(), peer()))
+            assert abs(mine / cost - 1) < 1e-5
+            a, b, ratio, spread = paired(ours, peer, rounds=5, warmup=1)
+            rows.append({"kernel": f"search, L = {L}, {batch} sequences of 256, {threads}", "ours": f"{1e6 * a / x.numel():.3f} us per sample",
+                         "peer": f"{name} {1e6 * b / x.numel():.2f} us per sample", "ratio": ratio, "spread": spread,
+                         "agreement": f"square errors {mine:.3f} and {cost:.3f}", "note": note})
     return rows
