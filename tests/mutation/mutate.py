@@ -6,7 +6,7 @@ A mutant differs from the library in one place: a sign or an operator, a compari
 2 pi dropped, an index off by one), the direction of a rounding, the least for the largest.  Faults in what is said, not
 done, are left out: docstrings, annotations, messages of exceptions.  It is caught if the tests of its module fail, or
 take ROPE times as long as without it; those without it must pass.  The files in C are treated alike, by their tokens,
-and tested against the eager code.  Survivors are printed with the line that they change.
+and tested against the eager code.  The examples in the docstrings of the module are among its tests.  Survivors are printed with the line that they change.
 """
 import argparse
 import ast
@@ -128,8 +128,9 @@ def tests_of(module: str) -> list[Path]:
 def run_tests(module: str, folder: Path, patience: float | None = None) -> bool:
     """Do the tests of `module` pass with the library in `folder`?  Raises TimeoutExpired after `patience` seconds."""
     environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(folder / "cache")}
-    done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", *map(str, tests_of(module))], cwd=ROOT, env=environment,
-                          capture_output=True, timeout=patience)
+    examples = [folder / "lecturelib" / module] if module.endswith(".py") else []
+    done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-c", str(ROOT / "pytest.ini"), "-p", "no:cacheprovider", *map(str, examples + tests_of(module))],
+                          cwd=ROOT, env=environment, capture_output=True, timeout=patience)
     return done.returncode in (0, 5)
 
 

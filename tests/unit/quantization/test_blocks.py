@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from lecturelib.quantization import block_theory, blocks, float_formats, float_search
 
@@ -111,6 +112,22 @@ def test_nvfp4_theory_and_order_of_its_rules():
     assert d["absmax"] == pytest.approx(block_theory.nvfp4_distortion(float(x.abs().max()) / 6 / 448), rel=0.01)
     assert d["search"] < 0.9 * d["four over six"] < 0.8 * d["absmax"]
     assert d == pytest.approx({"absmax": 0.00904, "four over six": 0.00756, "search": 0.00660}, rel=0.01)
+
+
+def test_nf4_is_that_of_qlora():
+    """The values of the paper's appendix E, and of bitsandbytes."""
+    published = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+                 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
+    np.testing.assert_allclose(blocks.nf4().levels, published, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_normal_float_has_even_probabilities_on_either_side(bits):
+    levels, half = blocks.normal_float(bits), 2**(bits - 1)
+    assert len(levels) == 2**bits and levels[0] == -1 and levels[-1] == pytest.approx(1) and levels[half - 1] == 0
+    p = stats.norm.cdf(levels * stats.norm.ppf(1 - (1 / 2**(bits + 1) + 1 / (2**(bits + 1) - 2)) / 2))
+    for side, count in ((p[:half], half - 1), (p[half - 1:], half)):
+        np.testing.assert_allclose(np.diff(side), (0.5 - p[0]) / count, rtol=1e-9)
 
 
 def test_best_levels_are_a_fixed_point_and_beat_nf4():
