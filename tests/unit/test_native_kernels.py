@@ -280,6 +280,9 @@ def test_turboquant(n, j, odd, bits, rounds, scale, size, special, seed):
     code, x = turboquant.design(rotations.RandomHadamard(d, seed, rounds), bits), size * normal(n, d, seed=seed)
     if special is not None:
         x[seed % n] *= special
+    norms, (least, most) = x.double().square().sum(1).sqrt(), turboquant.SAFE
+    with path(True):
+        assert turboquant._at_once(x, code, torch.empty_like(x, dtype=torch.uint8), torch.empty(n), torch.empty(n)) == (bits <= 4 and bool((norms > least).all() and (norms < most).all()))
     (a, s), (b, t) = both(lambda: turboquant.encode(x, code, scale))
     off = a != b
     assert off.sum() <= 1 + 1e-3 * a.numel() and bool(((a.int() - b.int()).abs() <= 1).all())
@@ -309,6 +312,18 @@ def test_the_number_of_threads_does_not_matter_and_nothing_given_is_changed(name
     finally:
         torch.set_num_threads(before)
     assert same(found[0], found[1]) and same(found[0], found[2]) and torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_work_is_done_in_c(name):
+    """An error code that sends a kernel back to PyTorch would hide every other fault."""
+    codes = []
+    def call(*arguments, run=native.call):
+        codes.append(run(*arguments))
+        return codes[-1]
+    with path(True), mock.patch.object(native, "call", call):
+        KERNELS[name](normal(70, 96, seed=6))
+    assert codes and set(codes) == {native.OK}
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

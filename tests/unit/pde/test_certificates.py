@@ -320,6 +320,17 @@ def test_refusals():
         pair.flux(x[:, :1])
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_the_mean_of_the_residual_is_compared_with_its_root_mean_square(scale):
+    """A hundredth of it, on a domain of any size."""
+    x, w = Box.unit(2).quadrature(10)
+    zero = Function(lambda y: 0 * y[:, 0], None, lambda y: 0 * y[:, 0])
+    bound = lambda share: certificates.residual_bound(zero, lambda y: torch.cos(PI / scale * y[:, 0]) + share / 2**0.5, scale * x, scale**2 * w, constant=scale / PI)
+    assert bound(0.0099).bound == pytest.approx(scale / PI * scale * 0.5**0.5, rel=1e-4)
+    with pytest.raises(ValueError, match="residual has mean"):
+        bound(0.0101)
+
+
 def test_a_heavy_tail_is_refused():
     x = torch.rand(2000, 1, dtype=F64, generator=torch.Generator().manual_seed(0))
     x[0] = 0.0

@@ -103,6 +103,14 @@ def test_noise_is_the_variance(name):
     assert abs(sum(means) / 40 - shrink) < 0.03
 
 
+def test_noise_of_the_signs_is_that_of_the_proposition():
+    x = vectors(2, 5)
+    for scheme in (SCHEMES["product"], SCHEMES["product, 1 bit"]):
+        codes = scheme.encode(x)
+        rest = x if scheme.code is None else x - turboquant.decode(codes[0], codes[1].float(), scheme.code)
+        assert torch.allclose(scheme.noise(codes), turboquant.qjl_variance(1.0) / len(scheme.S) * rest.square().sum(-1), rtol=2e-3)
+
+
 def test_centered_takes_the_common_vector_away():
     x, c = vectors(2, 3, 16), 50 * torch.ones(3, D)
     x[0, 0, 0] -= 45                                                    # and is left alone where that is shorter
