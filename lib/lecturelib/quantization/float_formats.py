@@ -1,9 +1,10 @@
 """Small float formats EeMm with subnormals: encode to bit patterns, decode, and both in one pass.
 
 Rules, the same in every function: rounding is to the nearest representable number, ties to the even
-mantissa; finite numbers beyond the largest one *saturate* to it, with their sign, also where the
-format has an infinity; the sign of zero is kept where the format has two zeros; NaN and infinities
-raise ValueError, in numbers and in codes.  float16, bfloat16 and float32 are computed in float32
+mantissa, or, without mantissa bits, where both neighbours other than 0 are odd, to the larger
+magnitude (IEEE 754-2019, 4.3.1); finite numbers beyond the largest one *saturate* to it, with their
+sign, also where the format has an infinity; the sign of zero is kept where the format has two zeros;
+NaN and infinities raise ValueError, in numbers and in codes.  float16, bfloat16 and float32 are computed in float32
 (in float64 for formats as wide as bfloat16), float64 in float64, so nothing is rounded twice.
 """
 from dataclasses import dataclass

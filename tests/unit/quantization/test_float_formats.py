@@ -1,6 +1,7 @@
 """Float formats against torch's own types and ml_dtypes: every number, every midpoint, 10^6 random inputs."""
 import functools
 from fractions import Fraction
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lecturelib import native
 from lecturelib.quantization import codebooks, float_formats, uniform
 from lecturelib.quantization.float_formats import FORMATS, Format
 
@@ -84,12 +86,28 @@ def test_codes_go_round(name):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 5), st.integers(0, 4), st.lists(st.floats(-300, 300), min_size=1, max_size=20))
 def test_nearest_number_in_rational_arithmetic(e, m, values):
-    """float64 is rounded once, ties to the even code; beyond the largest number it saturates."""
+    """float64 is rounded once; beyond the largest number it saturates.  Ties go to the even mantissa, without one to the larger magnitude."""
     fmt = Format(e, m)
     grid = [Fraction(v) for v in float_formats.magnitudes(fmt).tolist()]
     codes = float_formats.encode(torch.tensor(values, dtype=torch.float64), fmt).int() & 2**(e + m) - 1
     for value, code in zip(values, codes.tolist()):
-        assert code == min(range(len(grid)), key=lambda j: (abs(abs(Fraction(value)) - grid[j]), j % 2))
+        assert code == min(range(len(grid)), key=lambda j: (abs(abs(Fraction(value)) - grid[j]), j % 2 if m else -j or -1.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("special", float_formats.SPECIAL)
+@pytest.mark.parametrize("e", range(2, 8))
+def test_ties_without_mantissa_bits(e, special, dtype):
+    """IEEE 754-2019, 4.3.1: where neither neighbour is even the one larger in magnitude; 0 is even."""
+    fmt = Format(e, 0, special=special)
+    g = float_formats.magnitudes(fmt)
+    middle = (g[1:] + g[:-1]) / 2
+    rounded, exact = g[1:].clone(), middle.to(dtype).double() == middle
+    rounded[0] = 0
+    for sign in (1, -1):
+        for fast in (True, False):
+            with mock.patch.object(native, "LEAST", 0), mock.patch.object(native, "library", native.library if fast else lambda name: None):
+                assert torch.equal(float_formats.quantize((sign * middle).to(dtype), fmt).double()[exact], (sign * rounded)[exact])
 
 
 @pytest.mark.parametrize("name", ["e2m1", "e4m3fn", "e5m2", "bfloat16"])
