@@ -121,7 +121,7 @@ def searches(threads) -> list[dict]:
             peers["QTIP, compiled by torch.compile,"] = lambda: theirs.quantize_seq(turned).T.long()
         search = lambda: trellis.states(trellis.viterbi(x, code), code)
         sides = [("in C", lambda: trellis.viterbi(x, code), name, peer) for name, peer in ({"ours without a compiler": eager(search)} | peers).items()]
-        sides += [("without a compiler", eager(lambda: trellis.viterbi(x, code)), name, peer) for name, peer in peers.items() if name != "plain torch"]
+        sides += [("without a compiler: a product, a sum and a minimum for each branch, each a pass over memory", eager(lambda: trellis.viterbi(x, code)), name, peer) for name, peer in peers.items() if name != "plain torch"]
         for note, ours, name, peer in sides:
             mine, cost = (float((code.codebook[s] - x).square().sum()) for s in (search() if note == "in C" else eager(search)(), peer()))
             assert abs(mine / cost - 1) < 1e-5

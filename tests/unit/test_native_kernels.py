@@ -262,6 +262,15 @@ def test_of_equal_codewords_the_first():
         assert kmeans.nearest(torch.ones(50, 3), torch.ones(7, 3)).eq(0).all()
 
 
+@pytest.mark.parametrize("n, K, d", [(1, 1, 1), (300, 7, 3), (500, 40, 8), (200, 5, 40)])
+def test_cells_of_codewords(n, K, d):
+    """The same codes, so the same sums, bit for bit; some cells are empty."""
+    x, book = normal(n, d, seed=n), normal(K, d, seed=K)
+    book[-1] += 100 * (K > 1)
+    (a, s, e), (b, t, f) = both(lambda: kmeans._cells(x, book))
+    assert torch.equal(a, b) and torch.equal(s, t) and torch.allclose(e, f, rtol=1e-5, atol=0) and int(a.sum()) == n
+
+
 @COUNT
 @given(x=hnp.arrays(np.float32, st.tuples(st.integers(1, 40), st.just(8)), elements=MILD).map(torch.from_numpy))
 def test_e8(x):
@@ -297,7 +306,8 @@ KERNELS = {
     "blocks": lambda x: blocks.quantize(x, blocks.mx()), "encode": lambda x: blocks.encode(x, blocks.integer(4, 32, symmetric=False)).codes, "dither": lambda x: dither.quantize(x, 0.1, 3),
     "stochastic": lambda x: dither.stochastic_round(x, 0.1, 3), "rotation": lambda x: rotations.RandomHadamard(x.shape[1], 1).apply(x),
     "e8": lambda x: lattices.e8().nearest(x.view(-1, 8)), "absmax": lambda x: outliers.quantize(x, 4),
-    "turboquant": lambda x: turboquant.quantize(x, turboquant.design(rotations.RandomHadamard(x.shape[1], 1), 2), "vector"), "nearest": lambda x: kmeans.nearest(x.view(-1, 8), normal(40, 8))}
+    "turboquant": lambda x: turboquant.quantize(x, turboquant.design(rotations.RandomHadamard(x.shape[1], 1), 2), "vector"), "nearest": lambda x: kmeans.nearest(x.view(-1, 8), normal(40, 8)),
+    "Lloyd": lambda x: kmeans.lloyd(x.view(-1, 8), normal(40, 8))[0]}
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -47,3 +47,17 @@ int nearest(const float *x, const float *book, const float *half, int64_t *codes
     Search f = {x, book, half, codes, n, words, d};
     return spread(searches, &f, (n + TILE - 1) / TILE, threads);
 }
+
+/* Cells of x (n, d) with codes in the book (words, d): vectors in each (words), their sums (words, d) in the order of the vectors, and the squared errors (n). */
+int cells(const float *x, const float *book, const int64_t *codes, int64_t *count, double *sums, float *errors, int64_t n, int64_t words, int64_t d, int64_t threads) {
+    (void)threads;                  /* one: the order of a sum must not depend on them */
+    memset(count, 0, words * sizeof *count), memset(sums, 0, words * d * sizeof *sums);
+    for (int64_t i = 0; i < n; i++, x += d) {
+        const float *c = book + codes[i] * d;
+        double *s = sums + codes[i] * d;
+        float error = 0;
+        for (int64_t l = 0; l < d; l++) { const float e = x[l] - c[l]; s[l] += x[l], error += e * e; }
+        count[codes[i]]++, errors[i] = error;
+    }
+    return OK;
+}

@@ -47,8 +47,7 @@ class Format:
             object.__setattr__(self, "bias", 2**(self.exponent - 1) - (self.special != "fnuz"))
         if isinstance(self.bias, bool) or not isinstance(self.bias, int):
             raise ValueError(f"bias must be an integer; got {self.bias!r}")
-        if self.bits > 16 or self.top < 1 or self.high_exponent > 127 \
-                or self.low_exponent < -126:
+        if self.bits > 16 or self.top < 1 or self.high_exponent > 127 or self.low_exponent < -126:
             raise ValueError(f"exponent, mantissa and bias must give at most 16 bits and numbers that float32 holds; got {self}")
 
     @property

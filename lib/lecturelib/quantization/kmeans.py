@@ -94,7 +94,7 @@ def lloyd(x: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tensor, float]
     ([[0.5], [5.0]], 0.666667)
     """
     rows, book = _some(x, codebook)
-    count, sums, _, errors = _cells(rows, book)
+    count, sums, errors = _cells(rows, book)
     new = (sums / count.clamp(min=1)[:, None]).to(book.dtype)
     empty = (count == 0).nonzero().view(-1)
     if len(empty):
@@ -126,7 +126,7 @@ def refine(draw, codebook: torch.Tensor, rounds: int, *, exponent: float = 0.6) 
     mass = first = 0.0
     for t in range(int(rounds)):
         rows, book = _some(draw(), codebook)
-        count, sums, _, _ = _cells(rows, book)
+        count, sums, _ = _cells(rows, book)
         weight = (t + 1.0)**-exponent
         mass = (1 - weight) * mass + weight * count.double() / len(rows)
         first = (1 - weight) * first + weight * sums / len(rows)
@@ -211,7 +211,7 @@ def _both(x, codebook):
     if not uniform._all_finite(book):
         raise ValueError("codebook must be finite; it holds a NaN or an infinity")
     rows = x.detach().reshape(-1, x.shape[-1]).to(wide).contiguous()
-    peak = float(rows.abs().max()) if rows.numel() else 0.0
+    peak = float(torch.stack(torch.aminmax(rows)).abs().max()) if rows.numel() else 0.0
     if not math.isfinite(peak):
         raise ValueError("x must be finite; it holds a NaN or an infinity")
     if book.numel() and not peak + float(book.abs().max()) < (torch.finfo(wide).max / book.shape[1])**0.5:
@@ -228,12 +228,18 @@ def _some(x, codebook):
 
 
 def _cells(rows, book):
-    """Vectors in each cell, their sums in float64, the codes, and the squared errors."""
-    codes = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    errors = [_error(piece, book, j) for piece, j in _search(rows, book, codes)]
+    """Vectors in each cell, their sums in float64, and the squared errors of all vectors."""
+    codes, errors = torch.empty(len(rows), dtype=torch.int64, device=rows.device), rows.new_empty(len(rows))
+    if native.serves("vectors", rows, book, least=native.LEAST):
+        for _ in _search(rows, book, codes):
+            pass
+        count, sums = torch.empty(len(book), dtype=torch.int64), torch.empty(book.shape, dtype=torch.float64)
+        native.call("vectors", "cells", rows, book.contiguous(), codes, count, sums, errors, len(rows), *book.shape)
+        return count, sums, errors
+    torch.cat([_error(piece, book, j) for piece, j in _search(rows, book, codes)], out=errors)
     count = torch.bincount(codes, minlength=len(book))
     sums = torch.stack([torch.bincount(codes, weights=column.double(), minlength=len(book)) for column in rows.unbind(1)], 1)
-    return count, sums, codes, torch.cat(errors) if errors else rows.new_empty(0)
+    return count, sums, errors
 
 
 def _error(piece, book, codes):
