@@ -68,9 +68,12 @@ nightly: .venv/.installed
 mutants: .venv/.installed
 	$(BIN)/python tests/mutation/mutate.py --sample $(SAMPLE)
 
-oracles: .venv/.installed
+.venv/oracles/.installed: tests/oracles/requirements.txt .venv/.installed
 	@echo "== installing torchao and bitsandbytes beside the environment, not into it"
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q --no-deps --upgrade --target .venv/oracles -r tests/oracles/requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q --no-deps --upgrade --target .venv/oracles -r $<
+	@touch $@
+
+oracles: .venv/oracles/.installed
 	PYTHONPATH=.venv/oracles $(BIN)/python -m pytest tests/oracles
 
 serve: html
@@ -81,9 +84,13 @@ lab: .venv/.installed
 	@cp binder/overrides.json .venv/share/jupyter/lab/settings/overrides.json
 	$(BIN)/jupyter lab book
 
-bench studies: .venv/.installed
-	@if [ -f benchmarks/requirements.txt ]; then echo "== installing the peers"; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -r benchmarks/requirements.txt; fi
-	$(BIN)/python benchmarks/run.py $(if $(filter studies,$@),--studies)
+bench: .venv/oracles/.installed
+	PYTHONPATH=.venv/oracles $(BIN)/python benchmarks/run.py
+
+studies: .venv/.installed
+	@echo "== installing the peers"
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/run.py --studies
 
 clean:
 	rm -rf _build .pytest_cache .hypothesis

@@ -29,6 +29,7 @@ def formats() -> list[dict]:
         rows.append(row(kernel, lambda: blocks.quantize(x, fmt, out=out), "clone", x.clone, "the limit of a new tensor", "in C; input checked"))
         rows.append(row(f"{fmt.name}: quantize 2^24 numbers", lambda: blocks.quantize(x, fmt), "clone", x.clone, "the limit", "in C; input checked"))
         rows.append(row(kernel, lambda: blocks.quantize(x, fmt, out=out), "ours without a compiler", eager(lambda: blocks.quantize(x, fmt, out=other)), "equal", "C against PyTorch"))
+        rows.append(row(kernel, eager(lambda: blocks.quantize(x, fmt, out=out)), "clone", x.clone, "the limit of a new tensor", "without a compiler; input checked"))
         if kind is not None:
             differ = float((torch.from_numpy(gguf.dequantize(gguf.quantize(array[:2048], kind), kind)) != blocks.quantize(x[:2048], fmt)).float().mean())
             rows.append(row(f"{fmt.name}: quantize 2^22 numbers", lambda: blocks.quantize(x[:2048], fmt), "gguf", lambda: gguf.dequantize(gguf.quantize(array[:2048], kind), kind),
@@ -42,18 +43,17 @@ def formats() -> list[dict]:
         assert torch.equal(decode(), blocks.quantize(x, fmt))
         rows.append(row(f"{fmt.name}: codes and scales, packed", lambda: blocks.encode(x, fmt).pack(), "clone", x.clone, "half a byte for each number", "in C; input checked"))
         rows.append(row(f"{fmt.name}: numbers from packed codes", decode, "clone", x.clone, "the limit", "in C; codes checked"))
-    try:
-        from torchao.prototype.mx_formats.mx_tensor import ScaleCalculationMode, to_mx
-        scale, data = to_mx(x, torch.float4_e2m1fn_x2, 32, ScaleCalculationMode.FLOOR)
-        ours = blocks.encode(x, blocks.mx())
-        assert torch.equal(data.view(torch.uint8).view(len(x), -1), packing.pack(ours.codes, 4))
-        rows.append(row("MXFP4: codes and scales, packed", lambda: blocks.encode(x, blocks.mx()).pack(), "torchao",
-                        lambda: to_mx(x, torch.float4_e2m1fn_x2, 32, ScaleCalculationMode.FLOOR), "equal bytes", "torchao eager"))
-        from bitsandbytes.functional import quantize_4bit
-        rows.append(row("NF4 in blocks of 64: codes, packed", lambda: blocks.encode(x, blocks.nf4()).pack(), "bitsandbytes",
-                        lambda: quantize_4bit(x, blocksize=64, quant_type="nf4"), "equal codes", ""))
-    except ImportError:
-        pass                                              # the heavy oracles are optional
+    from torchao.prototype.mx_formats.mx_tensor import ScaleCalculationMode, to_mx
+    scale, data = to_mx(x, torch.float4_e2m1fn_x2, 32, ScaleCalculationMode.FLOOR)
+    ours = blocks.encode(x, blocks.mx())
+    assert torch.equal(data.view(torch.uint8).view(len(x), -1), packing.pack(ours.codes, 4))
+    for how, note in ((lambda f: f, "in C"), (eager, "without a compiler")):
+        rows.append(row("MXFP4: codes and scales, packed", how(lambda: blocks.encode(x, blocks.mx()).pack()), "torchao, eager",
+                        lambda: to_mx(x, torch.float4_e2m1fn_x2, 32, ScaleCalculationMode.FLOOR), "equal bytes", note))
+    from bitsandbytes.functional import quantize_4bit
+    for how, note in ((lambda f: f, "in C"), (eager, "without a compiler")):
+        rows.append(row("NF4 in blocks of 64: codes, packed", how(lambda: blocks.encode(x, blocks.nf4()).pack()), "bitsandbytes",
+                        lambda: quantize_4bit(x, blocksize=64, quant_type="nf4"), "equal codes", note))
     return rows
 
 

@@ -130,7 +130,7 @@ def deflated_residual_bound(u, f, points: torch.Tensor, weights: torch.Tensor | 
         h = n // 2
         products = r[:h, None] * phi[:h]
         c = products.mean(0)                             # from one half of the points, shrunk by noise
-        c *= (1 - products.var(0) / h / c.square().clamp(min=1e-300)).clamp(min=0) / lam
+        c *= (1 - (products - c).square().mean(0) / (h - 1) / c.square().clamp(min=1e-300)).clamp(min=0) / lam
         tested = r[h:] * (phi[h:] @ c)                   # ∫ r w on the other half, w = Σ c_k φ_k
         norm = (lam @ c.square()).sqrt()
         lower = (tested.mean() - sigmas * tested.std() / math.sqrt(n - h)) / norm if norm > 0 else norm

@@ -26,7 +26,7 @@ def quantize(a, fmt, t, out):
     else:
         t = _of_each(t, a)
         s, z = of_blocks(a, fmt, t)
-        uniform._narrow(nearest(a, s, z, t, fmt), out.dtype, out)
+        uniform._narrow(nearest(a, s, z, t, fmt, out if out.dtype == a.dtype else None), out.dtype, out)
 
 
 def encode(a, fmt, t, codes, s, z):
@@ -36,7 +36,7 @@ def encode(a, fmt, t, codes, s, z):
         return
     t = _of_each(t, a)
     scale, zero = of_blocks(a, fmt, t)
-    codes.copy_(_codes(ratio(a, scale, zero, t), fmt))
+    _codes(ratio(a, scale, zero, t), fmt, codes)
     s.copy_(scale)
     if z is not None:
         z.copy_(zero)
@@ -44,17 +44,17 @@ def encode(a, fmt, t, codes, s, z):
 
 def of_blocks(a, fmt, t):
     """The scale (k, 1) of every block as it is stored, float32, and the zero or None.  ValueError if `a` is not finite."""
-    if not uniform._all_finite(a):
-        raise ValueError(rounding.NOT_FINITE)
     if fmt.rule == "range":
-        low, high = a.amin(1, keepdim=True), a.amax(1, keepdim=True)
+        low, high = _finite(a.amin(1, keepdim=True)), _finite(a.amax(1, keepdim=True))
         return stored((high - low) / fmt.top, fmt), stored(low, fmt)
     size = a.abs()
+    ideal = _finite(size.view(torch.int32).amax(1, keepdim=True).view(torch.float32))     # magnitudes are ordered like their bits
     if fmt.rule == "signed":
         ideal = a.gather(1, size.argmax(1, keepdim=True)) / fmt.levels[0]
+    elif fmt.scale == torch.float8_e8m0fnu:
+        ideal = power_of_two(ideal, fmt, "floor" if fmt.rule == "search" else fmt.rule)
     else:
-        ideal = size.amax(1, keepdim=True)
-        ideal = power_of_two(ideal, fmt, "floor" if fmt.rule == "search" else fmt.rule) if fmt.scale == torch.float8_e8m0fnu else ideal / fmt.top
+        ideal = ideal / fmt.top
     ideal = ideal if t is None else ideal / t
     neighbors, factors = _search(fmt)
     best = least = None
@@ -69,6 +69,13 @@ def of_blocks(a, fmt, t):
             better = error < least
             best, least = torch.where(better, s, best), torch.where(better, error, least)
     return best, None
+
+
+def _finite(extreme):
+    """The extreme number of each block, which is a NaN if one is in the block."""
+    if not uniform._all_finite(extreme):
+        raise ValueError(rounding.NOT_FINITE)
+    return extreme
 
 
 def _search(fmt) -> tuple[bool, tuple]:
@@ -122,25 +129,26 @@ def ratio(a, s, z, t):
     return u if bool((s != 0).all()) else torch.where(s != 0, u, torch.zeros_like(u))
 
 
-def nearest(a, s, z, t, fmt):
-    """The reconstruction of blocks `a`: the same operations in the same order as `Blocks.decode`."""
+def nearest(a, s, z, t, fmt, out=None):
+    """The reconstruction of blocks `a`, in `out` if given: the same operations in the same order as `Blocks.decode`."""
     u = ratio(a, s, z, t)
     if fmt.element is not None:
-        u = float_formats.quantize(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element, out=u)
+        float_formats._in_place(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element)
     elif fmt.integer:
         u.round_().clamp_(fmt.levels[0], fmt.levels[-1])
     else:
-        codebooks.quantize(u, fmt.levels, out=u)
-    u.mul_(s if t is None else s * t)
+        codebooks._in_place(u, fmt.levels)
+    u = torch.mul(u, s if t is None else s * t, out=u if out is None else out)
     return u if z is None else u.add_(z)
 
 
-def _codes(u, fmt):
+def _codes(u, fmt, codes):
     if fmt.element is not None:
-        return float_formats.encode(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element)
-    if fmt.integer:
-        return u.round_().clamp_(fmt.levels[0], fmt.levels[-1]).sub_(fmt.levels[0]).to(torch.uint8)
-    return codebooks.encode(u, fmt.levels, dtype=torch.uint8)
+        float_formats._codes_of(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element, codes)
+    elif fmt.integer:
+        codes.copy_(u.round_().clamp_(fmt.levels[0], fmt.levels[-1]).sub_(fmt.levels[0]))
+    else:
+        codebooks._codes_of(u, fmt.levels, codes)
 
 
 def _of_each(t, a):

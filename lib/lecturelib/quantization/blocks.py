@@ -284,6 +284,6 @@ def _matrix_scale(x, fmt) -> torch.Tensor | None:
     if fmt.scale != torch.float8_e4m3fn:
         return None
     rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
-    most = rounding.row_maxima(rows).view(*x.shape[:-1], 1) if block_scales.native_rule(rows, fmt) else x.detach().abs()
-    most = most.amax((-2, -1) if x.ndim > 1 else -1, keepdim=True).float() / fmt.top / (448.0 if fmt.rule == "absmax" else 256.0)
+    most = rounding.row_maxima(rows) if block_scales.native_rule(rows, fmt) else torch.maximum(rows.amax(1), -rows.amin(1))
+    most = most.view(*x.shape[:-1], 1).amax((-2, -1) if x.ndim > 1 else -1, keepdim=True).float() / fmt.top / (448.0 if fmt.rule == "absmax" else 256.0)
     return torch.where(most > 0, most, torch.ones_like(most))

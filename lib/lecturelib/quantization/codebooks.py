@@ -7,6 +7,7 @@ those of rational arithmetic on the points as rounded to that type.
 """
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 
@@ -124,20 +125,52 @@ def _look_up(x, points, values, out) -> None:
         if rule is not None:
             rounding.elements(x, out, rule)
             return
+    tables = _tables(points, values)
+    for a, b in _finite_pieces(x, out):
+        _find(a.to(points.dtype), *tables, b)
+
+
+def _in_place(u: torch.Tensor, points: tuple) -> torch.Tensor:
+    """`quantize` in place for what is known to be finite, contiguous and float32; in PyTorch."""
+    tables = _kept(points, u.dtype, u.device)
+    for a, b in _pieces(u, u):
+        _find(a, *tables, b)
+    return u
+
+
+def _codes_of(u: torch.Tensor, points: tuple, out: torch.Tensor) -> torch.Tensor:
+    """`encode` for what is known to be finite, contiguous and float32; in PyTorch."""
+    tables = _kept(points, out.dtype, u.device)
+    for a, b in _pieces(u, out):
+        _find(a, *tables, b)
+    return out
+
+
+@lru_cache(maxsize=32)
+def _kept(points, dtype, device):
+    c = _points(points, torch.float32, device)
+    return _tables(c, c if dtype.is_floating_point else torch.arange(len(c), dtype=dtype, device=device))
+
+
+def _tables(points, values):
+    """Thresholds, the table of bins or None, and what the place found there stands for."""
     tau = thresholds(points)
     table = _table(tau)
     if table is not None:
-        first, scale, bins, inside, below = table
+        below = table[-1]
         values = values[torch.stack((below, below + 1), 1).clamp_(max=len(points) - 1).view(-1).long()]
-    for a, b in _finite_pieces(x, out):
-        a = a.to(points.dtype)
-        if table is None:
-            k = torch.bucketize(a, tau, out_int32=True)
-        else:
-            k = _bin(a, first, scale, bins)
-            up = torch.gt(a, inside.index_select(0, k), out=torch.empty_like(k))
-            k = torch.add(up, k, alpha=2, out=up)
-        torch.index_select(values, 0, k, out=b)
+    return tau, table, values
+
+
+def _find(a, tau, table, values, out) -> None:
+    if table is None:
+        k = torch.bucketize(a, tau, out_int32=True)
+    else:
+        first, scale, bins, inside, _ = table
+        k = _bin(a, first, scale, bins)
+        up = torch.gt(a, inside.index_select(0, k), out=torch.empty_like(k))
+        k = torch.add(up, k, alpha=2, out=up)
+    torch.index_select(values, 0, k, out=out)
 
 
 def _pieces(x, out) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

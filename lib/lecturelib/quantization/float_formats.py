@@ -8,6 +8,7 @@ NaN and infinities raise ValueError, in numbers and in codes.  float16, bfloat16
 (in float64 for formats as wide as bfloat16), float64 in float64, so nothing is rounded twice.
 """
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -69,7 +70,7 @@ class Format:
     def high_exponent(self) -> int:
         return max(self.top >> self.mantissa, 1) - self.bias
 
-    @property
+    @cached_property
     def maximum(self) -> float:
         return float(magnitudes(self)[-1])
 
@@ -131,19 +132,33 @@ def quantize(x: torch.Tensor, fmt: Format, *, out: torch.Tensor | None = None) -
     if native.serves("rounding", x, out, least=native.LEAST, types=native.NARROW) and rounding.floats(fmt) is not None:
         rounding.elements(x, out, rounding.floats(fmt))
         return out
-    wide, integer, digits, mask, first, last = _layout(fmt, x.dtype)
-    offset = (digits - fmt.mantissa << digits) + (1 << digits - 1)          # 3/2 2^(digits - m)
-    exponents, signs = _mask(x, integer, mask), _mask(x, integer, torch.iinfo(integer).min)
-    top = fmt.maximum
     for a, b in _finite_pieces(x, out):
-        a = a.to(wide)
-        bits = a.view(integer)
-        s = torch.bitwise_and(bits, exponents[:len(a)]).clamp_(first, last).add_(offset).view(wide)
-        q = torch.add(a, s).sub_(s).clamp_(-top, top)
-        if fmt.special != "fnuz":                                           # a zero takes the sign of x
-            q.view(integer).bitwise_or_(torch.bitwise_and(bits, signs[:len(a)], out=s.view(integer)))
-        b.copy_(q)
+        _round(a, fmt, b)
     return out
+
+
+def _in_place(u: torch.Tensor, fmt: Format) -> torch.Tensor:
+    """`quantize` in place for what is known to be finite, contiguous and float32; in PyTorch."""
+    for a, b in _pieces(u, u):
+        _round(a, fmt, b)
+    return u
+
+
+def _round(a, fmt, out) -> None:
+    wide, integer, digits, mask, first, last = _layout(fmt, a.dtype)
+    offset = (digits - fmt.mantissa << digits) + (1 << digits - 1)          # 3/2 2^(digits - m)
+    a = a.to(wide)
+    bits = a.view(integer)
+    s = torch.bitwise_and(bits, _mask(a, integer, mask)).clamp_(first, last).add_(offset).view(wide)
+    q = torch.add(a, s).sub_(s).clamp_(-fmt.maximum, fmt.maximum)
+    if fmt.special == "fnuz":
+        out.copy_(q)
+        return
+    sign = torch.bitwise_and(bits, _mask(a, integer, torch.iinfo(integer).min), out=s.view(integer))
+    if out.dtype == wide:
+        torch.bitwise_or(q.view(integer), sign, out=out.view(integer))      # a zero takes the sign of x
+    else:
+        out.copy_(q.view(integer).bitwise_or_(sign).view(wide))
 
 
 @torch.no_grad()
@@ -162,22 +177,31 @@ def encode(x: torch.Tensor, fmt: Format, *, out: torch.Tensor | None = None) -> 
     if native.serves("rounding", x, least=native.LEAST, types=native.NARROW) and rounding.floats(fmt) is not None:
         rounding.elements(x, out, rounding.floats(fmt))
         return out
-    wide, integer, digits, mask, first, last = _layout(fmt, x.dtype)
-    offset = digits - fmt.mantissa << digits
-    sign = 1 << fmt.exponent + fmt.mantissa
-    exponents, signs = _mask(x, integer, mask), _mask(x, integer, sign)
     for a, b in _finite_pieces(x, out):
-        a = a.to(wide)
-        bits = a.view(integer)
-        e = torch.bitwise_and(bits, exponents[:len(a)]).clamp_(first, last)
-        s = e + offset
-        code = torch.abs(a).add_(s.view(wide)).view(integer).sub_(s)
-        code.add_(e.sub_(first).bitwise_right_shift_(digits - fmt.mantissa)).clamp_(max=fmt.top)
-        negative = torch.bitwise_right_shift(bits, 8 * bits.itemsize - 1, out=e).bitwise_and_(signs[:len(a)])
-        if fmt.special == "fnuz":                                           # one zero only
-            negative.mul_(code > 0)
-        b.copy_(code.bitwise_or_(negative))
+        _encode(a, fmt, b)
     return out
+
+
+def _codes_of(u: torch.Tensor, fmt: Format, out: torch.Tensor) -> torch.Tensor:
+    """`encode` for what is known to be finite, contiguous and float32; in PyTorch."""
+    for a, b in _pieces(u, out):
+        _encode(a, fmt, b)
+    return out
+
+
+def _encode(a, fmt, out) -> None:
+    wide, integer, digits, mask, first, last = _layout(fmt, a.dtype)
+    a = a.to(wide)
+    bits = a.view(integer)
+    e = torch.bitwise_and(bits, _mask(a, integer, mask)).clamp_(first, last)
+    s = e + (digits - fmt.mantissa << digits)
+    code = torch.abs(a).add_(s.view(wide)).view(integer).sub_(s)
+    code.add_(e.sub_(first).bitwise_right_shift_(digits - fmt.mantissa)).clamp_(max=fmt.top)
+    negative = torch.bitwise_right_shift(bits, 8 * bits.itemsize - 1, out=e)
+    negative.bitwise_and_(_mask(a, integer, 1 << fmt.exponent + fmt.mantissa))
+    if fmt.special == "fnuz":                                               # one zero only
+        negative.mul_(code > 0)
+    out.copy_(code.bitwise_or_(negative))
 
 
 def decode(codes: torch.Tensor, fmt: Format, *, dtype: torch.dtype = torch.float32,
@@ -225,6 +249,7 @@ def _holds(fmt, dtype) -> None:
         raise ValueError(f"fmt must have numbers that {dtype} holds; it goes from {ends[1]:.3g} to {ends[0]:.6g}")
 
 
+@lru_cache
 def _layout(fmt, dtype):
     """The type computed in, integers of its size, its mantissa digits and exponent mask; and the
     exponent bits of the smallest and of the largest normal number of the format."""
@@ -235,7 +260,13 @@ def _layout(fmt, dtype):
         fmt.high_exponent + bias << digits
 
 
-def _mask(x, integer, value) -> torch.Tensor:
-    """`value` as often as a piece is long: bitwise operations with a number are slower than with a tensor."""
-    size = uniform.CHUNK if x.device.type == "cpu" else max(x.numel(), 1)
-    return torch.full((min(size, max(x.numel(), 1)),), value, dtype=integer, device=x.device)
+def _mask(a, integer, value) -> torch.Tensor:
+    """`value` as often as the piece is long: bitwise operations with a number are slower than with a tensor."""
+    if a.device.type == "cpu" and len(a) <= uniform.CHUNK:
+        return _constant(integer, value, uniform.CHUNK)[:len(a)]
+    return torch.tensor(value, dtype=integer, device=a.device)
+
+
+@lru_cache(maxsize=32)
+def _constant(integer, value, size) -> torch.Tensor:
+    return torch.full((size,), value, dtype=integer)

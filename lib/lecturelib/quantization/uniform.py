@@ -14,7 +14,7 @@ import torch
 from lecturelib import native
 from lecturelib.native import rounding
 
-CHUNK = 1 << 16      # elements worked on at a time on a CPU: 256 KiB of float32 stays in cache
+CHUNK = 1 << 17      # elements worked on at a time on a CPU: 512 KiB of float32 stay in the caches of two cores
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
