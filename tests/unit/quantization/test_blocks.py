@@ -114,6 +114,14 @@ def test_nvfp4_theory_and_order_of_its_rules():
     assert d == pytest.approx({"absmax": 0.00904, "four over six": 0.00756, "search": 0.00660}, rel=0.01)
 
 
+@pytest.mark.parametrize("n", [64, 1 << 17])
+@pytest.mark.parametrize("rule", ["absmax", "four over six", "search"])
+def test_a_vector_is_a_matrix_of_one_row(rule, n):
+    x, fmt = 3 * torch.randn(n, generator=torch.Generator().manual_seed(5)), blocks.nvfp4(rule)
+    assert torch.equal(blocks.quantize(x, fmt), blocks.quantize(x[None], fmt)[0])
+    assert torch.equal(blocks.encode(x, fmt).decode(), blocks.quantize(x, fmt))
+
+
 def test_nf4_is_that_of_qlora():
     """The values of the paper's appendix E, and of bitsandbytes."""
     published = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
