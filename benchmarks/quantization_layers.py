@@ -34,7 +34,7 @@ def gaps(name, S, states, rate, B=6, m=4096):
     mean, error, theory = float(gap.mean()), float(gap.std()) / B**0.5, THEORY[states]
     return {"kernel": f"{NAMES[states]}, {rate:g} bits, {name}, n = {n}, m = {m}", "ours": f"gap {mean:.4f} +- {error:.4f} bit",
             "peer": f"high-rate theory {theory:.4f}", "ratio": theory / mean, "spread": [theory / (mean + 2 * error), theory / (mean - 2 * error)],
-            "agreement": "bits are the adaptive coder's", "note": f"side information left out, {side:.4f} bit; {float(bits.mean()):.3f} bit spent; {seconds:.0f} s for {W.numel()} weights"}
+            "agreement": "bits are the adaptive coder's", "note": f"side information left out, {side:.4f} bit; {float(bits.mean()):.3f} bit spent; {seconds:.2g} s for {W.numel()} weights"}
 
 
 def coded():
@@ -118,7 +118,7 @@ def search_time(states, sequences, T=192):
     a, b, ratio, spread = paired(ours, lambda: entropy_trellis.encode(rows, code), rounds=5, warmup=1)
     return {"kernel": f"search, {states} states, {sequences} chunks of {T}", "ours": f"{x.numel() / a / 1e6:.2f} million weights per second",
             "peer": f"entropy_trellis {x.numel() / b / 1e6:.2f}", "ratio": ratio, "spread": spread,
-            "agreement": f"square errors {errors[0]:.2f} and {errors[1]:.2f}", "note": f"{1e6 * a / T:.0f} us per row; one thread"}
+            "agreement": f"square errors {errors[0]:.2f} and {errors[1]:.2f}", "note": f"{1e6 * a / T:.2g} us per row; one thread"}
 
 
 def _integers(states):

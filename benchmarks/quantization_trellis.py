@@ -54,7 +54,7 @@ def fixed(code, rows, T, name):
     D, error = controlled((x - x_hat).square().mean(1), x)
     bits = 8 * (len(data) - coder.HEAD.size) / x.numel()
     kernel = f"fixed rate, {bits:.3f} bit, random access, L = {code.L}, {name}, tiles of {T}"
-    note = f"{micro:.0f} us per sample, one pass over the seam included; source power as control variate; {x.numel()} samples"
+    note = f"{micro:.2g} us per sample, one pass over the seam included; source power as control variate; {x.numel()} samples"
     return [row(kernel, D, error, peer, value, "decoded from packed bytes", note)
             for peer, value in (("Shannon", SHANNON), ("QTIP, published", PUBLISHED))]
 
@@ -75,7 +75,7 @@ def entropy_coded(masks, rows, T):
     return row(f"entropy-coded, {1 << code.memory} states, rows of {T}", at_two, error, "Shannon", SHANNON,
                f"{len(data)} bytes decode to the same reconstruction, bit for bit",
                f"rate {8 * len(data) / x.numel():.4f} bit counted in bytes, {spent:.4f} with the source power taken out; moved along Shannon's slope "
-               f"to 2 bits; {spent + 0.5 * math.log2(D):.4f} bit above Shannon; {micro:.0f} us per sample; {x.numel()} samples")
+               f"to 2 bits; {spent + 0.5 * math.log2(D):.4f} bit above Shannon; {micro:.2g} us per sample; {x.numel()} samples")
 
 
 def measure() -> list[dict]:
