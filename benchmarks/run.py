@@ -13,6 +13,8 @@ Every module of this folder but this one offers `measure() -> list[dict]`; a row
 Modules that train networks over many seeds, or whole language models, and measure errors rather than times, say
 `STUDY = True`; they take minutes each and run when they are named, or all with `make studies`.
 
+`quantization_formats` needs torchao and bitsandbytes, which `make bench` puts into `.venv/oracles` and on the path.
+
 Results go to `results/<module>.json`, written whole or not at all.
 """
 import datetime

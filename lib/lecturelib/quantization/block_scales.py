@@ -36,7 +36,7 @@ def encode(a, fmt, t, codes, s, z):
         return
     t = _of_each(t, a)
     scale, zero = of_blocks(a, fmt, t)
-    _codes(ratio(a, scale, zero, t), fmt, codes)
+    _elements(ratio(a, scale, zero, t), fmt, codes)
     s.copy_(scale)
     if z is not None:
         z.copy_(zero)
@@ -48,13 +48,13 @@ def of_blocks(a, fmt, t):
         low, high = _finite(a.amin(1, keepdim=True)), _finite(a.amax(1, keepdim=True))
         return stored((high - low) / fmt.top, fmt), stored(low, fmt)
     size = a.abs()
-    ideal = _finite(size.view(torch.int32).amax(1, keepdim=True).view(torch.float32))     # magnitudes are ordered like their bits
+    most = _finite(size.view(torch.int32).amax(1, keepdim=True).view(torch.float32))     # magnitudes are ordered like their bits
     if fmt.rule == "signed":
         ideal = a.gather(1, size.argmax(1, keepdim=True)) / fmt.levels[0]
     elif fmt.scale == torch.float8_e8m0fnu:
-        ideal = power_of_two(ideal, fmt, "floor" if fmt.rule == "search" else fmt.rule)
+        ideal = power_of_two(most, fmt, "floor" if fmt.rule == "search" else fmt.rule)
     else:
-        ideal = ideal / fmt.top
+        ideal = most / fmt.top
     ideal = ideal if t is None else ideal / t
     neighbors, factors = _search(fmt)
     best = least = None
@@ -132,23 +132,21 @@ def ratio(a, s, z, t):
 def nearest(a, s, z, t, fmt, out=None):
     """The reconstruction of blocks `a`, in `out` if given: the same operations in the same order as `Blocks.decode`."""
     u = ratio(a, s, z, t)
-    if fmt.element is not None:
-        float_formats._in_place(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element)
-    elif fmt.integer:
-        u.round_().clamp_(fmt.levels[0], fmt.levels[-1])
-    else:
-        codebooks._in_place(u, fmt.levels)
+    _elements(u, fmt, u)
     u = torch.mul(u, s if t is None else s * t, out=u if out is None else out)
     return u if z is None else u.add_(z)
 
 
-def _codes(u, fmt, codes):
+def _elements(u, fmt, out):
+    """The levels nearest to `u`, which is overwritten, if `out` is `u`; their codes if it holds integers."""
     if fmt.element is not None:
-        float_formats._codes_of(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element, codes)
-    elif fmt.integer:
-        codes.copy_(u.round_().clamp_(fmt.levels[0], fmt.levels[-1]).sub_(fmt.levels[0]))
+        float_formats._nearest(u.clamp_(-2 * fmt.top, 2 * fmt.top), fmt.element, out)
+    elif not fmt.integer:
+        codebooks._nearest(u, fmt.levels, out)
     else:
-        codebooks._codes_of(u, fmt.levels, codes)
+        u.round_().clamp_(fmt.levels[0], fmt.levels[-1])
+        if out is not u:
+            out.copy_(u.sub_(fmt.levels[0]))
 
 
 def _of_each(t, a):

@@ -130,20 +130,11 @@ def _look_up(x, points, values, out) -> None:
         _find(a.to(points.dtype), *tables, b)
 
 
-def _in_place(u: torch.Tensor, points: tuple) -> torch.Tensor:
-    """`quantize` in place for what is known to be finite, contiguous and float32; in PyTorch."""
-    tables = _kept(points, u.dtype, u.device)
-    for a, b in _pieces(u, u):
-        _find(a, *tables, b)
-    return u
-
-
-def _codes_of(u: torch.Tensor, points: tuple, out: torch.Tensor) -> torch.Tensor:
-    """`encode` for what is known to be finite, contiguous and float32; in PyTorch."""
+def _nearest(u: torch.Tensor, points: tuple, out: torch.Tensor) -> None:
+    """`quantize`, or `encode` if `out` holds integers, for what is known to be finite, contiguous and float32; in PyTorch."""
     tables = _kept(points, out.dtype, u.device)
     for a, b in _pieces(u, out):
         _find(a, *tables, b)
-    return out
 
 
 @lru_cache(maxsize=32)

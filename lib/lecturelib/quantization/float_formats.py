@@ -137,13 +137,6 @@ def quantize(x: torch.Tensor, fmt: Format, *, out: torch.Tensor | None = None) -
     return out
 
 
-def _in_place(u: torch.Tensor, fmt: Format) -> torch.Tensor:
-    """`quantize` in place for what is known to be finite, contiguous and float32; in PyTorch."""
-    for a, b in _pieces(u, u):
-        _round(a, fmt, b)
-    return u
-
-
 def _round(a, fmt, out) -> None:
     wide, integer, digits, mask, first, last = _layout(fmt, a.dtype)
     offset = (digits - fmt.mantissa << digits) + (1 << digits - 1)          # 3/2 2^(digits - m)
@@ -182,11 +175,11 @@ def encode(x: torch.Tensor, fmt: Format, *, out: torch.Tensor | None = None) -> 
     return out
 
 
-def _codes_of(u: torch.Tensor, fmt: Format, out: torch.Tensor) -> torch.Tensor:
-    """`encode` for what is known to be finite, contiguous and float32; in PyTorch."""
+def _nearest(u: torch.Tensor, fmt: Format, out: torch.Tensor) -> None:
+    """`quantize`, or `encode` if `out` holds integers, for what is known to be finite, contiguous and float32; in PyTorch."""
+    rule = _round if out.dtype.is_floating_point else _encode
     for a, b in _pieces(u, out):
-        _encode(a, fmt, b)
-    return out
+        rule(a, fmt, b)
 
 
 def _encode(a, fmt, out) -> None:
@@ -260,13 +253,11 @@ def _layout(fmt, dtype):
         fmt.high_exponent + bias << digits
 
 
-def _mask(a, integer, value) -> torch.Tensor:
-    """`value` as often as the piece is long: bitwise operations with a number are slower than with a tensor."""
-    if a.device.type == "cpu" and len(a) <= uniform.CHUNK:
-        return _constant(integer, value, uniform.CHUNK)[:len(a)]
-    return torch.tensor(value, dtype=integer, device=a.device)
+def _mask(a, integer, value):
+    """`value`, on a CPU as often as the piece is long: there bitwise operations with a number are slower than with a tensor."""
+    return _constant(integer, value, uniform.CHUNK)[:len(a)] if a.device.type == "cpu" else value
 
 
 @lru_cache(maxsize=32)
 def _constant(integer, value, size) -> torch.Tensor:
-    return torch.full((size,), value, dtype=integer)
+    return torch.full((size,), value, dtype=integer, device="cpu")

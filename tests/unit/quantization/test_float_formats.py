@@ -173,6 +173,15 @@ def test_chunks_layout_out_and_empty_input(monkeypatch):
     assert not float_formats.quantize(whole.clone().requires_grad_(), fmt).requires_grad
 
 
+def test_kept_constants_know_nothing_of_the_default_device():
+    x = torch.randn(33, generator=torch.Generator().manual_seed(4))
+    expected = float_formats.quantize(x, FORMATS["e2m1"])
+    float_formats._constant.cache_clear()
+    with torch.device("meta"):
+        float_formats._round(x, FORMATS["e2m1"], x)
+    assert torch.equal(x, expected) and torch.equal(float_formats.quantize(x, FORMATS["e2m1"]), expected)
+
+
 @pytest.mark.parametrize("call, name", [
     (lambda x: Format(0, 3), "exponent"), (lambda x: Format(2, -1), "mantissa"), (lambda x: Format(2.0, 1), "exponent"),
     (lambda x: Format(8, 10), "16 bits"), (lambda x: Format(2, 1, bias=0.5), "bias"), (lambda x: Format(2, 1, bias=300), "float32"),
